@@ -1,0 +1,3 @@
+//! The ack ledger and the Pod's end-of-life state machine: pure, no I/O.
+pub mod end_of_life;
+pub mod ledger;

@@ -1,0 +1,64 @@
+//! `/web`: the one program inside the image `hitless.dev/web`.
+//!
+//! It is a small HTTP server whose way of ending is chosen by argument, a load generator that counts what it loses, and
+//! a few helpers for exec probes and hooks (the image has no shell). It uses the standard library alone, because
+//! `crates/images/build.rs` hands this file straight to rustc and links the result statically; for the same reason it
+//! never looks up a name.
+//!
+//! What must hold: it is small and frugal (it runs beside the cluster that it measures), and it never hides a loss.
+
+mod args;
+mod clock;
+mod hist;
+mod http;
+mod load;
+mod load_conn;
+mod load_report;
+mod serve;
+mod serve_conn;
+mod sys;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage:
+  web serve [--port 8080] [--on-term exit|finish|ignore|slow=SECONDS] [--ready-after SECONDS]
+            [--delay-ms N] [--finish-within SECONDS]
+  web load --target IP:PORT --mode new|keep-alive --rate N --duration SECONDS
+           [--timeout-ms 2000] [--workers 8] [--path /] [--linger-ms 1500]
+  web sleep SECONDS
+  web true
+  web false
+  web exit CODE";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match run(&words) {
+        Ok(code) => code,
+        Err(message) => {
+            eprintln!("web: {message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(words: &[String]) -> Result<ExitCode, String> {
+    let Some((command, rest)) = words.split_first() else {
+        return Err(format!("no command\n{USAGE}"));
+    };
+    match (command.as_str(), rest) {
+        ("serve", _) => serve::run(serve::Options::parse(rest)?),
+        ("load", _) => load::run(&load::Options::parse(rest)?),
+        ("sleep", [seconds]) => {
+            std::thread::sleep(args::seconds("SECONDS", seconds)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        ("true", []) => Ok(ExitCode::SUCCESS),
+        ("false", []) => Ok(ExitCode::FAILURE),
+        ("exit", [code]) => Ok(ExitCode::from(args::number::<u8>("CODE", code)?)),
+        ("help" | "--help" | "-h", _) => {
+            println!("{USAGE}");
+            Ok(ExitCode::SUCCESS)
+        }
+        _ => Err(format!("cannot make sense of {words:?}\n{USAGE}")),
+    }
+}

@@ -1,0 +1,247 @@
+//! One connection of the server: read a request, hold it back if so told, answer, and either go on or close.
+//!
+//! What must hold: a connection is closed only after its answer was written whole, by first closing the sending side and
+//! then reading until the client has closed too. A plain close with unread bytes would send a reset, which can
+//! destroy an answer on its way.
+
+use std::{
+    fmt::Write as _,
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, TcpStream},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    http::{self, Parsed, Request},
+    serve::Service,
+};
+
+/// A body longer than this is refused.
+const BODY_BYTES_MAX: usize = 1024 * 1024;
+/// The longest that `/slow` holds an answer back.
+const SLOW_MS_MAX: u64 = 600_000;
+/// How long to wait for the client to close its side.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Waiting for a request, or for the rest of one.
+    Reading,
+    /// The answer is held back until then.
+    Holding(Instant),
+    /// The answer is being written.
+    Writing,
+    /// Sending side closed; waiting, until then at most, for the client to close.
+    Lingering(Instant),
+    /// To be forgotten.
+    Over,
+}
+
+/// One connection.
+pub struct Connection {
+    /// Not blocking.
+    pub stream: TcpStream,
+    /// Where it stands.
+    pub phase: Phase,
+    input: Vec<u8>,
+    /// Bytes of a request's body still to be read and thrown away.
+    body_left: usize,
+    output: Vec<u8>,
+    written: usize,
+    close_after: bool,
+    /// The client has closed its sending side: what it has sent is still answered.
+    ended: bool,
+    quiet_since: Instant,
+}
+
+impl Connection {
+    /// A connection that was just taken.
+    pub fn new(stream: TcpStream, now: Instant) -> Self {
+        Self {
+            stream,
+            phase: Phase::Reading,
+            input: Vec::new(),
+            body_left: 0,
+            output: Vec::new(),
+            written: 0,
+            close_after: false,
+            ended: false,
+            quiet_since: now,
+        }
+    }
+
+    /// Whether readability is news.
+    pub fn wants_read(&self) -> bool {
+        !self.ended && matches!(self.phase, Phase::Reading | Phase::Lingering(_))
+    }
+
+    /// Whether writability is news.
+    pub fn wants_write(&self) -> bool {
+        self.phase == Phase::Writing
+    }
+
+    /// When it must be looked at although nothing is ready.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Holding(at) | Phase::Lingering(at) => Some(at),
+            _ => None,
+        }
+    }
+
+    /// Goes as far as it can without waiting. A connection that has been quiet for `quiet` is closed.
+    pub fn advance(&mut self, service: &Service, ready: bool, quiet: Duration, now: Instant) {
+        if ready && self.wants_read() {
+            self.read(now);
+        } else if ready && matches!(self.phase, Phase::Holding(_)) {
+            // Nothing was asked for, so this can only be an error: nobody is left to answer.
+            self.phase = Phase::Over;
+        }
+        loop {
+            let before = self.phase;
+            match self.phase {
+                Phase::Reading => self.take_request(service, quiet, now),
+                Phase::Holding(at) if now >= at => self.phase = Phase::Writing,
+                Phase::Writing => self.write(service, now),
+                Phase::Lingering(at) if self.ended || now >= at => self.phase = Phase::Over,
+                Phase::Holding(_) | Phase::Lingering(_) | Phase::Over => {}
+            }
+            if self.phase == before {
+                return;
+            }
+        }
+    }
+
+    /// Reads what is there, up to a few heads; more than that waits in the kernel for the next turn.
+    fn read(&mut self, now: Instant) {
+        let mut chunk = [0; 4096];
+        for _ in 0..8 {
+            if self.input.len() > http::HEAD_BYTES_MAX {
+                return;
+            }
+            match self.stream.read(&mut chunk) {
+                Ok(0) => {
+                    self.ended = true;
+                    return;
+                }
+                Ok(count) if matches!(self.phase, Phase::Reading) => {
+                    self.quiet_since = now;
+                    self.input.extend_from_slice(chunk.get(..count).unwrap_or_default());
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    self.phase = Phase::Over;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take_request(&mut self, service: &Service, quiet: Duration, now: Instant) {
+        let skipped = self.body_left.min(self.input.len());
+        self.input.drain(..skipped);
+        self.body_left -= skipped;
+        if self.body_left > 0 {
+            if self.ended {
+                self.phase = Phase::Over;
+            }
+            return;
+        }
+        match http::parse_request(&self.input) {
+            // Whatever was begun is not a request and never will be.
+            Parsed::More if self.ended => self.phase = Phase::Over,
+            Parsed::More if now.saturating_duration_since(self.quiet_since) >= quiet => self.close(now),
+            Parsed::More => {}
+            Parsed::Bad => self.answer(service, 400, "not a request that this server reads\n", true, false),
+            Parsed::Head(request, _) if request.body_bytes > BODY_BYTES_MAX => {
+                self.answer(service, 413, "body too long\n", true, false);
+            }
+            Parsed::Head(request, length) => {
+                let head: Vec<u8> = self.input.drain(..length).collect();
+                self.body_left = request.body_bytes;
+                self.take(service, &request, &head, now);
+            }
+        }
+    }
+
+    fn take(&mut self, service: &Service, request: &Request, head: &[u8], now: Instant) {
+        let (mut status, mut hold) = (200, Duration::ZERO);
+        let body = match request.path.as_str() {
+            "/" => {
+                hold = service.delay;
+                echo(&service.pod, head)
+            }
+            "/livez" => "ok\n".to_owned(),
+            "/readyz" if now >= service.ready_at => "ok\n".to_owned(),
+            "/readyz" => {
+                status = 503;
+                "not ready yet\n".to_owned()
+            }
+            "/slow" => {
+                let ms = http::query_number(&request.query, "ms").unwrap_or(1000).min(SLOW_MS_MAX);
+                hold = Duration::from_millis(ms);
+                echo(&service.pod, head)
+            }
+            _ => {
+                status = 404;
+                "no such page\n".to_owned()
+            }
+        };
+        self.answer(service, status, &body, request.close, request.method == "HEAD");
+        if !hold.is_zero() {
+            self.phase = Phase::Holding(now + hold);
+        }
+    }
+
+    fn answer(&mut self, service: &Service, status: u16, body: &str, close: bool, head_only: bool) {
+        self.close_after = close || self.ended || service.finishing;
+        self.output = http::response(status, &service.pod, body, self.close_after, head_only);
+        self.written = 0;
+        self.phase = Phase::Writing;
+    }
+
+    fn write(&mut self, service: &Service, now: Instant) {
+        if service.finishing && !self.close_after && self.written == 0 {
+            self.announce_close();
+        }
+        while let Some(rest) = self.output.get(self.written..).filter(|rest| !rest.is_empty()) {
+            match self.stream.write(rest) {
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    self.phase = Phase::Over;
+                    return;
+                }
+            }
+        }
+        self.quiet_since = now;
+        if self.close_after { self.close(now) } else { self.phase = Phase::Reading }
+    }
+
+    /// The stop signal came while this answer was held back: it becomes the connection's last.
+    fn announce_close(&mut self) {
+        if let Some(end_of_start) = self.output.windows(2).position(|two| two == b"\r\n") {
+            self.output.splice(end_of_start + 2..end_of_start + 2, *b"Connection: close\r\n");
+            self.close_after = true;
+        }
+    }
+
+    fn close(&mut self, now: Instant) {
+        self.input.clear();
+        self.phase = match self.stream.shutdown(Shutdown::Write) {
+            Ok(()) => Phase::Lingering(now + LINGER),
+            Err(_) => Phase::Over,
+        };
+    }
+}
+
+/// The Pod's name on the first line, then the request as it arrived.
+fn echo(pod: &str, head: &[u8]) -> String {
+    let mut text = format!("{pod}\n");
+    let _infallible = write!(text, "{}", String::from_utf8_lossy(head).trim_end());
+    text.push('\n');
+    text
+}
