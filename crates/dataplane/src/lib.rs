@@ -1,0 +1,16 @@
+//! EndpointTable at a revision, and the consumers: the service proxy.
+//!
+//! The way of the data in here: [`table`] (what the API says) -> [`slots`] (which element of the kernel's
+//! maps holds which endpoint) -> [`kernel`] (the port that a driver implements), moved along by [`proxy`].
+//! All but `proxy` is pure.
+
+pub mod kernel;
+pub mod program;
+pub mod proxy;
+pub mod slots;
+pub mod table;
+
+pub use kernel::{Kernel, KernelError};
+pub use program::{Batch, Class, Endpoint, Program, Protocol, ServicePort, SlotKey};
+pub use slots::SlotTable;
+pub use table::{EndpointTable, TableChange};
