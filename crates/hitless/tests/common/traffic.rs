@@ -1,0 +1,66 @@
+//! Requests as a client in a node's network sends them: plain HTTP/1.1 over a socket that is made in the node's namespace.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use hitless_drivers::node::netns;
+
+/// How long one request may take.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// `GET /` from the node's network; gives the name of the Pod that answered.
+pub fn get(cluster: &str, node: &str, target: &str) -> Result<String, String> {
+    let target: SocketAddr = target.parse().unwrap();
+    netns::inside(&format!("hitless.{cluster}.{node}"), || request(target)).unwrap()
+}
+
+/// What became of a stream of requests.
+#[derive(Debug, Default)]
+pub struct Count {
+    /// Answered.
+    pub answered: usize,
+    /// Why the others were not.
+    pub failed: Vec<String>,
+}
+
+/// Sends requests on new connections from the node's network, one after another, until `end`.
+pub fn stream(cluster: &str, node: &str, target: &str, end: &AtomicBool) -> Count {
+    let target: SocketAddr = target.parse().unwrap();
+    netns::inside(&format!("hitless.{cluster}.{node}"), || {
+        let mut count = Count::default();
+        while !end.load(Ordering::Relaxed) {
+            match request(target) {
+                Ok(_) => count.answered += 1,
+                Err(cause) => count.failed.push(cause),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        count
+    })
+    .unwrap()
+}
+
+fn request(target: SocketAddr) -> Result<String, String> {
+    let answer = exchange(target).map_err(|error| error.to_string())?;
+    if !answer.starts_with("HTTP/1.1 200") {
+        return Err(format!("{:?}", answer.lines().next()));
+    }
+    let pod = answer.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("x-pod").then(|| value.trim().to_owned())
+    });
+    pod.ok_or_else(|| format!("no Pod says that it answered: {answer:?}"))
+}
+
+fn exchange(target: SocketAddr) -> std::io::Result<String> {
+    let mut socket = TcpStream::connect_timeout(&target, TIMEOUT)?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
+    socket.write_all(format!("GET / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer)?;
+    Ok(answer)
+}

@@ -1,0 +1,250 @@
+//! The objects that a scenario creates: pure functions from a plan to manifests.
+//!
+//! Two workloads are under test at once, each behind a Service of its own: one that exits at once on SIGTERM, for requests on
+//! new connections (nothing but the order of things can save those), and one that finishes what it has begun, for
+//! kept-alive connections (which no order of things can save from an application that drops them).
+
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        core::v1::{Namespace, Pod, Service},
+        policy::v1::PodDisruptionBudget,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::{Mode, ProveError, lines::Path};
+
+/// The workload, Service and label value that requests on new connections go to.
+pub(crate) const APP_NEW: &str = "web-new";
+/// The same for kept-alive connections.
+pub(crate) const APP_KEEP_ALIVE: &str = "web-keep-alive";
+/// Both.
+pub(crate) const APPS: [&str; 2] = [APP_NEW, APP_KEEP_ALIVE];
+
+/// Selects the Pods under test.
+pub(crate) const WORKLOAD_SELECTOR: &str = "hitless.dev/prove=workload";
+
+const LABEL: &str = "hitless.dev/prove";
+const PORT: u16 = 8080;
+/// A generator ends by itself after this long, if nobody is left to stop it.
+const TRAFFIC_S_MAX: u32 = 900;
+/// Kept-alive connections of each generator: few enough that each is used several times a second.
+const CONNECTIONS: u32 = 8;
+
+/// How the workloads of a scenario look.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub mode: Mode,
+    pub replicas_new: u32,
+    pub replicas_keep_alive: u32,
+    /// A PodDisruptionBudget lets one Pod of each workload go at a time.
+    pub budget: bool,
+    /// Pods are ready when their probe says so, otherwise as soon as they run.
+    pub probe: bool,
+}
+
+impl Plan {
+    /// Replicas of the workload `app`.
+    pub fn replicas(&self, app: &str) -> u32 {
+        if app == APP_NEW { self.replicas_new } else { self.replicas_keep_alive }
+    }
+}
+
+/// Which workload a Pod belongs to.
+pub(crate) fn app_of(metadata: &ObjectMeta) -> Option<&str> {
+    metadata.labels.as_ref()?.get("app").map(String::as_str)
+}
+
+fn object<K: DeserializeOwned>(what: &str, value: Value) -> Result<K, ProveError> {
+    serde_json::from_value(value).map_err(|source| ProveError::Manifest { what: what.to_owned(), source })
+}
+
+/// The scenario's namespace.
+pub(crate) fn namespace(name: &str) -> Result<Namespace, ProveError> {
+    object(name, json!({"metadata": {"name": name, "labels": {LABEL: "run"}}}))
+}
+
+/// A workload.
+pub(crate) fn deployment(plan: &Plan, app: &str) -> Result<Deployment, ProveError> {
+    let on_term = if app == APP_NEW { "exit" } else { "finish" };
+    let mut container = json!({
+        "name": "web",
+        "image": hitless_images::WEB,
+        "imagePullPolicy": "IfNotPresent",
+        "args": ["serve", "--port", PORT.to_string(), "--on-term", on_term],
+        "ports": [{"containerPort": PORT}],
+    });
+    if plan.probe {
+        container["readinessProbe"] =
+            json!({"httpGet": {"path": "/readyz", "port": PORT}, "periodSeconds": 1});
+    }
+    if plan.mode == Mode::Sleep {
+        container["lifecycle"] = json!({"preStop": {"sleep": {"seconds": 15}}});
+    }
+    let labels = json!({"app": app, LABEL: "workload"});
+    object(
+        app,
+        json!({
+            "metadata": {"name": app},
+            "spec": {
+                "replicas": plan.replicas(app),
+                "selector": {"matchLabels": {"app": app}},
+                "template": {
+                    "metadata": {"labels": labels},
+                    "spec": {
+                        "automountServiceAccountToken": false,
+                        "topologySpreadConstraints": [{
+                            "maxSkew": 1,
+                            "topologyKey": "kubernetes.io/hostname",
+                            "whenUnsatisfiable": "ScheduleAnyway",
+                            "labelSelector": {"matchLabels": {"app": app}},
+                        }],
+                        "containers": [container],
+                    },
+                },
+            },
+        }),
+    )
+}
+
+/// The workload's Service.
+pub(crate) fn service(app: &str) -> Result<Service, ProveError> {
+    let ports = json!([{"port": 80, "targetPort": PORT}]);
+    object(app, json!({"metadata": {"name": app}, "spec": {"selector": {"app": app}, "ports": ports}}))
+}
+
+/// Lets one Pod of the workload go at a time.
+pub(crate) fn budget(plan: &Plan, app: &str) -> Result<PodDisruptionBudget, ProveError> {
+    let min_available = plan.replicas(app).saturating_sub(1);
+    let selector = json!({"matchLabels": {"app": app}});
+    object(
+        app,
+        json!({"metadata": {"name": app}, "spec": {"minAvailable": min_available, "selector": selector}}),
+    )
+}
+
+/// Where a generator runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In the node's own network.
+    Node,
+    /// In a Pod's.
+    Pod,
+}
+
+impl Place {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Node, Self::Pod];
+
+    /// The path of one container of the generator.
+    pub fn path(self, keeps_alive: bool) -> Path {
+        match (self, keeps_alive) {
+            (Self::Node, false) => Path::NodeNew,
+            (Self::Node, true) => Path::NodeKeepAlive,
+            (Self::Pod, false) => Path::PodNew,
+            (Self::Pod, true) => Path::PodKeepAlive,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Pod => "pod",
+        }
+    }
+}
+
+/// A stream of requests from one container.
+#[derive(Clone, Debug)]
+pub(crate) struct Stream {
+    /// The container's name, and the generator's `--mode`.
+    pub container: &'static str,
+    /// `IP:PORT`.
+    pub target: String,
+    /// Requests a second.
+    pub rate: u32,
+}
+
+/// The name of the generator at this place of a node.
+pub(crate) fn generator_name(place: Place, node: &str) -> String {
+    format!("traffic-{}-{node}", place.word())
+}
+
+/// A generator of traffic, one container for each stream, bound to its node: a cordon must not move it.
+pub(crate) fn generator(place: Place, node: &str, streams: &[Stream]) -> Result<Pod, ProveError> {
+    let containers: Vec<Value> = streams
+        .iter()
+        .map(|stream| {
+            json!({
+                "name": stream.container,
+                "image": hitless_images::WEB,
+                "imagePullPolicy": "IfNotPresent",
+                "args": [
+                    "load", "--target", stream.target, "--mode", stream.container, "--rate", stream.rate.to_string(),
+                    "--duration", TRAFFIC_S_MAX.to_string(), "--workers", CONNECTIONS.to_string(),
+                ],
+            })
+        })
+        .collect();
+    let name = generator_name(place, node);
+    object(
+        &name,
+        json!({
+            "metadata": {"name": name, "labels": {LABEL: "traffic"}},
+            "spec": {
+                "nodeName": node,
+                "hostNetwork": place == Place::Node,
+                "restartPolicy": "Never",
+                "terminationGracePeriodSeconds": 10,
+                "automountServiceAccountToken": false,
+                "tolerations": [{"operator": "Exists"}],
+                "containers": containers,
+            },
+        }),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(mode: Mode) -> Plan {
+        Plan { mode, replicas_new: 10, replicas_keep_alive: 4, budget: true, probe: true }
+    }
+
+    #[test]
+    fn the_workloads_differ_in_how_they_end_and_only_the_sleep_mode_has_a_hook() {
+        let container = |mode, app| {
+            let deployment = serde_json::to_value(deployment(&plan(mode), app).unwrap()).unwrap();
+            deployment["spec"]["template"]["spec"]["containers"][0].clone()
+        };
+        assert_eq!(container(Mode::Loop, APP_NEW)["args"][4], "exit");
+        assert_eq!(container(Mode::Loop, APP_KEEP_ALIVE)["args"][4], "finish");
+        assert_eq!(container(Mode::LoopOff, APP_NEW)["lifecycle"], Value::Null);
+        assert_eq!(container(Mode::Sleep, APP_NEW)["lifecycle"]["preStop"]["sleep"]["seconds"], 15);
+        assert_eq!(container(Mode::Loop, APP_NEW)["readinessProbe"]["httpGet"]["path"], "/readyz");
+    }
+
+    #[test]
+    fn a_budget_lets_one_pod_go() {
+        let value = serde_json::to_value(budget(&plan(Mode::Loop), APP_KEEP_ALIVE).unwrap()).unwrap();
+        assert_eq!(value["spec"]["minAvailable"], 3);
+    }
+
+    #[test]
+    fn a_generator_is_bound_to_its_node_and_carries_every_stream() {
+        let stream = |container| Stream { container, target: "10.96.0.9:80".to_owned(), rate: 75 };
+        let pod = generator(Place::Node, "node-1", &[stream("new"), stream("keep-alive")]).unwrap();
+        let value = serde_json::to_value(pod).unwrap();
+        assert_eq!(value["metadata"]["name"], "traffic-node-node-1");
+        assert_eq!(
+            (&value["spec"]["nodeName"], &value["spec"]["hostNetwork"]),
+            (&json!("node-1"), &json!(true))
+        );
+        let args = &value["spec"]["containers"][1]["args"];
+        assert_eq!((&args[4], &args[6]), (&json!("keep-alive"), &json!("75")));
+    }
+}
