@@ -13,7 +13,9 @@ need() { # program, package
 
 need containerd containerd
 need runc runc
-need bridge containernetworking-plugins
+need host-local containernetworking-plugins   # its `bridge` has a namesake in iproute2
+need ip iproute2
+need iptables iptables  # for the CNI plugins
 need nft nftables
 need mold mold          # the linker of .cargo/config.toml
 need cc gcc

@@ -7,3 +7,4 @@ pub mod cri;
 pub mod nft;
 pub mod node;
 pub mod pidfd;
+pub mod sockets;

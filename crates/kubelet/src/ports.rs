@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use hitless_base::Timestamp;
+pub use hitless_termination::answers::Connection;
 
 /// A call to the runtime that did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -308,6 +309,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// Sends `signal` to the container's first process at once and returns. The way is the shortest there is (pidfd), since
     /// the time from Withdrawn to the signal counts. `Ok(false)`: the container was not running any more.
     async fn signal_container(&self, id: &str, signal: &Signal) -> Result<bool, RuntimeError>;
+    /// The TCP connections that others have opened to the container's network namespace and that are still open.
+    async fn connections(&self, id: &str) -> Result<Vec<Connection>, RuntimeError>;
     /// Resolves when the container no longer runs, or after `timeout`; gives whether it has ended.
     async fn wait_container(&self, id: &str, timeout: Duration) -> Result<bool, RuntimeError>;
     /// SIGKILL, and waits for the end. Again is no error.

@@ -5,6 +5,7 @@
 //! * Nothing is done to a container before the gate is open. It opens when the Pod is withdrawn, when deletion is forced,
 //!   when the kubelet's own bound (budget and [`GATE_MARGIN_S`]) is spent, when the loop is off, or when nobody could ever
 //!   have routed to the Pod.
+//! * A withdrawn Pod's gate waits on while connections that came in before have no answer, for a bounded time (`answers.rs`).
 //! * The grace period's clock starts when the gate opens: withdrawal does not count towards it, preStop does.
 //! * preStop and the stop signal happen at most once to a container, in this order.
 //! * SIGKILL comes at the end of the grace period and never before, but for forced deletion; a container that got its
@@ -16,6 +17,8 @@
 use std::collections::BTreeMap;
 
 use hitless_base::Timestamp;
+
+use crate::answers::{ANSWERS_MS_MAX, LOOK_AGAIN_MS};
 
 /// How long past the withdrawal budget the kubelet waits when the loop's controller says nothing. Seconds.
 pub const GATE_MARGIN_S: u64 = 5;
@@ -76,6 +79,8 @@ pub struct Seen<'a> {
     pub deletion: Deletion,
     /// Whether the condition `hitless.dev/Withdrawn` is True, for whichever reason.
     pub withdrawn: bool,
+    /// Connections to the Pod that wait for an answer. Asked for while [`EndOfLife::wants_answers`]; else, and where nobody can tell, 0.
+    pub waiting: usize,
     /// Whether the Pod was ever published with an address, so that somebody may route to it.
     pub routable: bool,
     /// Its containers, in the Pod's order.
@@ -148,6 +153,10 @@ impl Next {
 #[must_use]
 pub fn after_s(at: Timestamp, seconds: i64) -> Timestamp {
     at.saturating_add(duration(seconds)).unwrap_or(Timestamp::MAX)
+}
+
+fn after_ms(at: Timestamp, ms: u32) -> Timestamp {
+    at.saturating_add(std::time::Duration::from_millis(ms.into())).unwrap_or(Timestamp::MAX)
 }
 
 fn duration(seconds: i64) -> std::time::Duration {
@@ -238,7 +247,10 @@ impl ContainerEnd {
 pub struct EndOfLife {
     policy: Policy,
     asked_at: Option<Timestamp>,
+    withdrawn_at: Option<Timestamp>,
     opened: Option<(Timestamp, Opening)>,
+    // Invariant: not 0 only if the gate opened while this many still waited for an answer.
+    unanswered: usize,
     // Invariant: never grows.
     grace_s: Option<i64>,
     // Invariant: once forced, forced.
@@ -253,7 +265,9 @@ impl EndOfLife {
         Self {
             policy,
             asked_at: None,
+            withdrawn_at: None,
             opened: None,
+            unanswered: 0,
             grace_s: None,
             forced: false,
             containers: BTreeMap::new(),
@@ -264,6 +278,19 @@ impl EndOfLife {
     #[must_use]
     pub fn opened(&self) -> Option<(Timestamp, Opening)> {
         self.opened
+    }
+
+    /// Whether the next step asks for [`Seen::waiting`]: the Pod is withdrawn, and its gate is still closed.
+    #[must_use]
+    pub fn wants_answers(&self, deletion: Deletion, withdrawn: bool) -> bool {
+        let asked = matches!(deletion, Deletion::Asked { .. });
+        self.opened.is_none() && self.policy.loop_on && asked && withdrawn
+    }
+
+    /// Connections that the gate gave up waiting for.
+    #[must_use]
+    pub fn unanswered(&self) -> usize {
+        self.unanswered
     }
 
     /// How far the stop of this container has come.
@@ -278,6 +305,9 @@ impl EndOfLife {
         let mut next = Next::default();
         let Some((opened_at, _)) = self.opened else {
             next.look_at(self.bound(seen.now));
+            if self.withdrawn_at.is_some() {
+                next.look_at(after_ms(seen.now, LOOK_AGAIN_MS));
+            }
             return next;
         };
         let deadline = after_s(opened_at, self.grace_s.unwrap_or(0));
@@ -331,6 +361,11 @@ impl EndOfLife {
         } else if !self.policy.loop_on || matches!(seen.deletion, Deletion::NodeStop { .. }) {
             Opening::NoLoop
         } else if seen.withdrawn {
+            let since = *self.withdrawn_at.get_or_insert(seen.now);
+            if seen.waiting > 0 && seen.now < after_ms(since, ANSWERS_MS_MAX) {
+                return;
+            }
+            self.unanswered = seen.waiting;
             Opening::Withdrawn
         } else if !seen.routable {
             Opening::NeverRoutable

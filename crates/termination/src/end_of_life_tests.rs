@@ -19,6 +19,7 @@ fn seen<'a>(ms: i64, grace_s: i64, withdrawn: bool, containers: &'a [SeenContain
         now: at(ms),
         deletion: Deletion::Asked { grace_s, at: at(0) },
         withdrawn,
+        waiting: 0,
         routable: true,
         containers,
         sandbox_present: true,
@@ -27,6 +28,39 @@ fn seen<'a>(ms: i64, grace_s: i64, withdrawn: bool, containers: &'a [SeenContain
 
 fn signal(kill_ms: i64) -> Vec<Action> {
     vec![Action::SendSignal { container: "web".into(), kill_at: at(kill_ms) }]
+}
+
+#[test]
+fn a_withdrawn_pod_answers_what_came_in_before_for_a_bounded_time() {
+    let running = [web(true, false, false)];
+    let waiting = |ms, waiting| Seen { waiting, ..seen(ms, 10, true, &running) };
+    let mut end = EndOfLife::new(ON);
+    assert!(!end.wants_answers(seen(0, 10, false, &running).deletion, false));
+    assert!(end.wants_answers(seen(0, 10, true, &running).deletion, true));
+    let next = end.step(&waiting(100, 2));
+    assert_eq!((next.actions, next.look_at), (vec![], Some(at(102))));
+    assert_eq!(
+        end.step(&waiting(104, 0)).actions,
+        signal(10_104),
+        "the grace clock starts after the answers"
+    );
+    assert_eq!(end.unanswered(), 0);
+    assert!(!end.wants_answers(seen(0, 10, true, &running).deletion, true));
+
+    let mut end = EndOfLife::new(ON);
+    assert_eq!(end.step(&waiting(100, 1)).actions, []);
+    assert_eq!(end.step(&waiting(1_099, 1)).actions, []);
+    assert_eq!(end.step(&waiting(1_100, 3)).actions, signal(11_100));
+    assert_eq!(end.unanswered(), 3);
+
+    let mut end = EndOfLife::new(ON);
+    assert_eq!(end.step(&waiting(0, 1)).actions, []);
+    let forced = Seen { deletion: Deletion::Forced, ..waiting(1, 1) };
+    assert_eq!(
+        end.step(&forced).actions,
+        [Action::Kill { container: "web".into() }],
+        "force waits for nothing"
+    );
 }
 
 #[test]
@@ -114,12 +148,13 @@ struct Body {
     kills_needed: u8,
 }
 
-/// What the world does to the Pod, at times since deletion was asked for.
+/// What the world does to the Pod, at times since deletion was asked for; `answered_ms` counts from the withdrawal.
 #[derive(Clone, Debug)]
 struct World {
     policy: Policy,
     grace_s: i64,
     withdrawn_at_ms: Option<i64>,
+    answered_ms: i64,
     shorter: Option<(i64, i64)>,
     forced_at_ms: Option<(i64, bool)>,
     routable: bool,
@@ -145,7 +180,7 @@ fn body() -> impl Strategy<Value = Body> {
 fn world() -> impl Strategy<Value = World> {
     (
         (any::<bool>(), 0_u64..60, 0_i64..60, any::<bool>()),
-        prop::option::of(0_i64..90_000),
+        (prop::option::of(0_i64..90_000), prop_oneof![Just(0), 0_i64..2_000]),
         prop::option::of((0_i64..90_000, 0_i64..90)),
         prop::option::weighted(0.3, (0_i64..90_000, any::<bool>())),
         prop::collection::vec(body(), 0..4),
@@ -154,7 +189,7 @@ fn world() -> impl Strategy<Value = World> {
         .prop_map(
             |(
                 (loop_on, budget_s, grace_s, routable),
-                withdrawn_at_ms,
+                (withdrawn_at_ms, answered_ms),
                 shorter,
                 forced_at_ms,
                 bodies,
@@ -164,6 +199,7 @@ fn world() -> impl Strategy<Value = World> {
                     policy: Policy { loop_on, budget_s },
                     grace_s,
                     withdrawn_at_ms,
+                    answered_ms,
                     shorter,
                     forced_at_ms,
                     routable,
@@ -198,6 +234,9 @@ fn run(world: &World, tell: fn(Seen<'_>) -> Seen<'_>) -> Result<usize, TestCaseE
         let shorter = world.shorter.filter(|(t, _)| ms >= *t).map_or(i64::MAX, |(_, g)| g);
         let grace_s = world.grace_s.min(shorter);
         let withdrawn = world.withdrawn_at_ms.is_some_and(|t| ms >= t);
+        let since_ms = world.withdrawn_at_ms.map_or(0, |t| ms - t);
+        let waiting = usize::from(withdrawn && since_ms < world.answered_ms);
+        let answers = waiting == 0 || since_ms >= i64::from(ANSWERS_MS_MAX);
         let alive = |body: &Body, fate: &Fate| {
             fate.kills < body.kills_needed
                 && body.dies_at_ms.is_none_or(|t| ms < t)
@@ -222,7 +261,7 @@ fn run(world: &World, tell: fn(Seen<'_>) -> Seen<'_>) -> Result<usize, TestCaseE
         };
         let may_open = forced
             || gone
-            || withdrawn
+            || (withdrawn && answers)
             || !world.policy.loop_on
             || !world.routable
             || ms >= i64::try_from(world.policy.budget_s + GATE_MARGIN_S).unwrap() * 1000;
@@ -233,6 +272,7 @@ fn run(world: &World, tell: fn(Seen<'_>) -> Seen<'_>) -> Result<usize, TestCaseE
             now: at(ms),
             deletion,
             withdrawn,
+            waiting,
             routable: world.routable,
             containers: &containers,
             sandbox_present: sandbox,
@@ -315,6 +355,7 @@ fn stubborn() -> World {
         policy: ON,
         grace_s: 10,
         withdrawn_at_ms: Some(10_000),
+        answered_ms: 500,
         shorter: None,
         forced_at_ms: None,
         routable: true,
@@ -329,9 +370,10 @@ fn the_rules_catch_machines_that_break_them() {
     let words =
         |tell: fn(Seen<'_>) -> Seen<'_>| run(&stubborn(), tell).map_err(|e| e.to_string()).unwrap_err();
     assert!(words(|seen| Seen { withdrawn: true, ..seen }).contains("closed gate"));
+    assert!(words(|seen| Seen { waiting: 0, ..seen }).contains("closed gate"));
     // A clock that runs ahead after the gate has opened kills too early.
     assert!(
-        words(|seen| Seen { now: after_s(seen.now, if seen.now > at(10_000) { 5 } else { 0 }), ..seen })
+        words(|seen| Seen { now: after_s(seen.now, if seen.now > at(10_500) { 5 } else { 0 }), ..seen })
             .contains("SIGKILL early")
     );
     assert!(

@@ -85,6 +85,8 @@ pub mod reason {
     pub const WITHDRAWN: &str = "Withdrawn";
     /// By the loop, Warning: the budget ran out; the message names who did not answer.
     pub const WITHDRAWAL_BUDGET_SPENT: &str = "WithdrawalBudgetSpent";
+    /// By the kubelet, Warning: connections that had come in before the withdrawal were not answered in time.
+    pub const UNANSWERED: &str = "Unanswered";
     /// By the kubelet: preStop hook ran (with its duration).
     pub const PRE_STOP: &str = "PreStop";
     /// By the kubelet, Warning: preStop hook failed.

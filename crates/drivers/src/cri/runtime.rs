@@ -1,12 +1,12 @@
 //! The `Runtime` port over CRI.
 
-use std::{sync::Arc, time::Duration};
+use std::{fs, io, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use hitless_base::Backoff;
 use hitless_kubelet::ports::{
-    Auth, Container, ContainerSpec, ContainerState, ExecOutput, Image, Runtime, RuntimeError, Sandbox,
-    SandboxSpec, Signal,
+    Auth, Connection, Container, ContainerSpec, ContainerState, ExecOutput, Image, Runtime, RuntimeError,
+    Sandbox, SandboxSpec, Signal,
 };
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -15,7 +15,7 @@ use super::{
     convert::{self, ContainerInfo},
     gone_is_fine, proto, signal,
 };
-use crate::pidfd::WatchedPidfd;
+use crate::{pidfd::WatchedPidfd, sockets};
 
 /// How long containerd may lag behind the kernel in saying that a container has ended.
 const LAG: Duration = Duration::from_secs(5);
@@ -160,6 +160,21 @@ impl Runtime for Containerd {
                 process.pid()
             ))
         })
+    }
+
+    async fn connections(&self, id: &str) -> Result<Vec<Connection>, RuntimeError> {
+        let Some(process) = self.process(id).await? else { return Ok(Vec::new()) };
+        let failed = |error: io::Error| {
+            let pid = process.process().pid();
+            RuntimeError::Failed(format!("connections of process {pid} of container {id}: {error}"))
+        };
+        let namespace =
+            fs::File::open(format!("/proc/{}/ns/net", process.process().pid())).map_err(failed)?;
+        // If the process has not ended by now, then what was opened is the namespace of the process that the pidfd names.
+        if process.process().ended().map_err(failed)? {
+            return Ok(Vec::new());
+        }
+        sockets::incoming(namespace).await.map_err(failed)
     }
 
     async fn wait_container(&self, id: &str, bound: Duration) -> Result<bool, RuntimeError> {

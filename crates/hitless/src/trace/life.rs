@@ -64,6 +64,7 @@ const OF_THE_END: &[&str] = &[
     well_known::reason::WITHDRAWING,
     well_known::reason::WITHDRAWN,
     well_known::reason::WITHDRAWAL_BUDGET_SPENT,
+    well_known::reason::UNANSWERED,
     well_known::reason::PRE_STOP,
     well_known::reason::FAILED_PRE_STOP,
     well_known::reason::GRACE_EXCEEDED,

@@ -6,8 +6,9 @@ use std::{fs, sync::Arc, time::Duration};
 
 use hitless_base::{Backoff, Timestamp, chain};
 use hitless_client::{events::Note, is_conflict, is_not_found};
-use hitless_termination::end_of_life::{
-    Action, ContainerEnd, Deletion, EndOfLife, Policy, Seen, SeenContainer, after_s,
+use hitless_termination::{
+    answers::{ANSWERS_MS_MAX, waiting},
+    end_of_life::{Action, ContainerEnd, Deletion, EndOfLife, Policy, Seen, SeenContainer, after_s},
 };
 use hitless_types::{meta, pod as readings, well_known, well_known::reason};
 use k8s_openapi::api::core::v1::Pod;
@@ -98,10 +99,14 @@ impl Worker {
         for round in 0..ROUNDS_MAX {
             let rows: Vec<Row> = self.memory.containers.keys().filter_map(|name| self.row(name)).collect();
             let seen: Vec<SeenContainer<'_>> = rows.iter().map(Row::seen).collect();
+            let withdrawn = readings::condition_is_true(&self.pod, well_known::WITHDRAWN);
+            let waiting = if end.wants_answers(deletion, withdrawn) { self.waiting(&rows).await } else { 0 };
+            let gate_closed = end.opened().is_none();
             let next = end.step(&Seen {
                 now: self.ctx.clock.now(),
                 deletion: if self.gone { Deletion::Gone } else { deletion },
-                withdrawn: readings::condition_is_true(&self.pod, well_known::WITHDRAWN),
+                withdrawn,
+                waiting,
                 routable: self.memory.routable,
                 containers: &seen,
                 sandbox_present: !self.released,
@@ -112,6 +117,9 @@ impl Worker {
                 let done = self.act(action, deletion).await;
                 again |= done.again;
                 retry_at = [retry_at, done.retry_at].into_iter().flatten().min();
+            }
+            if gate_closed && end.unanswered() > 0 {
+                self.say_unanswered(end.unanswered());
             }
             if first && round == 0 {
                 self.begin_end(deletion, end.opened().is_none());
@@ -130,6 +138,28 @@ impl Worker {
         self.sync_probes();
         self.publish(false);
         look_at
+    }
+
+    /// Connections that came in before the Pod was withdrawn and wait for an answer. 0 where that cannot be known: a Pod in the
+    /// node's own network shares its connections with the node.
+    async fn waiting(&self, rows: &[Row]) -> usize {
+        let shared = self.pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
+        let first = rows.iter().find(|row| row.running).and_then(|row| self.memory.latest(&row.name));
+        let Some(record) = first.filter(|_| !shared) else { return 0 };
+        match self.ctx.runtime.connections(&record.container.id).await {
+            Ok(connections) => waiting(&connections),
+            Err(error) => {
+                tracing::warn!(container = record.container.id, error = %chain(&error), "connections not seen");
+                0
+            }
+        }
+    }
+
+    fn say_unanswered(&self, count: usize) {
+        let message = format!(
+            "{count} connections that had come in before nobody routed to the pod were not answered within {ANSWERS_MS_MAX} ms"
+        );
+        self.warn(reason::UNANSWERED, message);
     }
 
     /// What is done once when the end is first seen; after the first step, so that nothing stands before a signal.

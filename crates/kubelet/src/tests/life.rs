@@ -66,6 +66,44 @@ async fn no_signal_before_withdrawn_and_the_signal_at_once_after() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_came_in_before_is_answered_before_the_signal() {
+    use crate::ports::Connection;
+    let mut bench = Bench::new();
+    let asked = Connection { received_bytes: 90, ..Connection::default() };
+    bench.runtime.state.lock().connections.insert("web".into(), vec![asked]);
+    bench.pod(web());
+    bench.ready().await;
+    bench.delete(30);
+    bench.event("Withdrawing").await;
+    bench.withdraw();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(bench.runtime.state.lock().signals.is_empty(), "its answer is not out");
+    let answered = Connection { sent_segments: 1, ..asked };
+    bench.runtime.state.lock().connections.insert("web".into(), vec![answered]);
+    bench.gone().await;
+    assert_eq!(bench.runtime.state.lock().signals.len(), 1);
+    assert!(!bench.api.events().iter().any(|event| event.0 == "Unanswered"));
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_never_answered_holds_the_signal_up_for_a_bounded_time() {
+    use crate::ports::Connection;
+    let mut bench = Bench::new();
+    let unread = Connection { unread_bytes: 90, ..Connection::default() };
+    bench.runtime.state.lock().connections.insert("web".into(), vec![unread]);
+    bench.pod(web());
+    bench.ready().await;
+    bench.delete(30);
+    bench.withdraw();
+    bench.gone().await;
+    assert_eq!(bench.runtime.state.lock().signals.len(), 1);
+    let message = bench.event("Unanswered").await;
+    assert!(message.starts_with("1 connections"), "{message}");
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn hooks_run_behind_the_gate_and_before_the_signal() {
     let mut bench = Bench::new();
     bench.pod(json!({"nodeName": "node-1", "containers": [{"name": "web", "image": "web:1",

@@ -30,6 +30,8 @@ pub struct State {
     pub execs: Vec<Vec<String>>,
     /// A stop signal also makes all commands succeed again: what comes next is a new process.
     pub signal_heals: bool,
+    /// Connections by container name.
+    pub connections: BTreeMap<String, Vec<Connection>>,
     next: u64,
 }
 
@@ -194,6 +196,10 @@ impl Runtime for FakeRuntime {
         })?;
         self.touched();
         Ok(ran)
+    }
+    async fn connections(&self, id: &str) -> Result<Vec<Connection>, RuntimeError> {
+        let name = self.container(id, |c| c.name.clone())?;
+        Ok(self.state.lock().connections.get(&name).cloned().unwrap_or_default())
     }
     async fn wait_container(&self, id: &str, timeout: Duration) -> Result<bool, RuntimeError> {
         let mut changes = self.changes.subscribe();
