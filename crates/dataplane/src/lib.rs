@@ -2,8 +2,9 @@
 //!
 //! The way of the data in here: [`table`] (what the API says) -> [`slots`] (which element of the kernel's
 //! maps holds which endpoint) -> [`kernel`] (the port that a driver implements), moved along by [`proxy`].
-//! All but `proxy` is pure.
+//! What every consumer of the loop shares (registration, feed, watermark) is [`consumer`]. All but those two is pure.
 
+pub mod consumer;
 pub mod kernel;
 pub mod program;
 pub mod proxy;

@@ -1,4 +1,4 @@
-//! The run loop against an API server and a kernel in memory.
+//! The service proxy against an API server and a kernel in memory.
 
 mod fake;
 
@@ -10,7 +10,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use fake::{Api as FakeApi, FakeKernel, Said, TestClock};
+use crate::consumer::{
+    LEASE_S, deregister,
+    fake::{Api as FakeApi, Said, TestClock},
+};
+use fake::FakeKernel;
 
 fn service(name: &str, ip: &str) -> Value {
     json!({"kind": "Service", "apiVersion": "v1", "metadata": {"name": name, "namespace": "ns"},
@@ -32,7 +36,7 @@ struct World {
     api: FakeApi,
     kernel: Arc<FakeKernel>,
     cancel: CancellationToken,
-    task: JoinHandle<Result<(), ProxyError>>,
+    task: JoinHandle<Result<(), ConsumerError>>,
 }
 
 impl World {
@@ -288,7 +292,7 @@ async fn told_to_end_it_leaves_the_kernel_and_its_registration_as_they_are() {
     assert_eq!(world.kernel.commits(), (1, 0));
     assert!(world.api.get("endpointconsumers", "service-proxy-n1").is_some());
     for _ in 0..2 {
-        deregister(world.api.client(), "n1").await.unwrap();
+        deregister(world.api.client(), &consumer_name("n1")).await.unwrap();
         assert_eq!(world.api.get("endpointconsumers", "service-proxy-n1"), None);
     }
 }

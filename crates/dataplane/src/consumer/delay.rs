@@ -1,4 +1,4 @@
-//! The delay line: a fault for tests that makes the proxy take each change later than it came, in order.
+//! The delay line: a fault for tests that makes a consumer take each change later than it came, in order.
 //!
 //! Without lag, which is the rule, nothing goes through it.
 

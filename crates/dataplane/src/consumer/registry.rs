@@ -1,4 +1,4 @@
-//! What the proxy says to the API about itself: its registration, its watermark, its leave.
+//! What a consumer says to the API about itself: its registration, its watermark, its leave.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ use kube::{
 };
 use serde_json::json;
 
-/// Silence longer than this takes the proxy out of the required set.
+/// Silence longer than this takes the consumer out of the required set.
 pub const LEASE_S: u64 = 40;
 /// A call that takes longer has failed.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Attempts to register against others who change the same object.
 const ATTEMPTS_MAX: u32 = 5;
 
-/// Why the API did not take the proxy's word.
+/// Why the API did not take the consumer's word.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// The word belongs to an incarnation that is not (or no longer) registered.
@@ -38,26 +38,35 @@ pub enum RegistryError {
     Contended,
 }
 
-/// The name of a node's service proxy as a consumer.
-#[must_use]
-pub fn consumer_name(node_name: &str) -> String {
-    format!("service-proxy-{node_name}")
+/// Who a consumer is. All but its incarnation, which is new at every start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Name of the object, by role and place: `service-proxy-node-1`.
+    pub name: String,
+    /// `ServiceProxy`, `Ingress`, `DNS`, ...
+    pub type_: &'static str,
+    /// The node that it serves, where it serves one.
+    pub node_name: Option<String>,
+    /// What its word rests on.
+    pub ack_class: AckClass,
+    /// Waited after its word, for what it cannot see. Milliseconds.
+    pub settle_milliseconds: u64,
 }
 
-/// Registers the proxy of a node under a new incarnation; what else the object carries (annotations) is kept.
+/// Registers a consumer under a new incarnation; what else the object carries (annotations) is kept.
 pub async fn register(
     client: Client,
-    node_name: String,
+    identity: Identity,
     incarnation: String,
     clock: &dyn Clock,
 ) -> Result<EndpointConsumer, RegistryError> {
-    let name = consumer_name(&node_name);
+    let name = identity.name;
     let spec = EndpointConsumerSpec {
-        type_: "ServiceProxy".to_owned(),
-        node_name: Some(node_name),
+        type_: identity.type_.to_owned(),
+        node_name: identity.node_name,
         incarnation,
-        ack_class: AckClass::Proven,
-        settle_milliseconds: 0,
+        ack_class: identity.ack_class,
+        settle_milliseconds: identity.settle_milliseconds,
         lease_duration_seconds: LEASE_S,
     };
     let api: Api<EndpointConsumer> = Api::all(client);
@@ -87,16 +96,15 @@ pub async fn register(
 /// Says the watermark.
 pub async fn report(
     client: Client,
-    node_name: &str,
+    name: &str,
     incarnation: &str,
     revision: Revision,
     clock: &dyn Clock,
 ) -> Result<(), RegistryError> {
     let api: Api<EndpointConsumer> = Api::all(client);
     let status = json!({"status": {"observedRevision": revision.0, "incarnation": incarnation}});
-    let name = consumer_name(node_name);
     let (params, patch) = (PatchParams::default(), Patch::Merge(&status));
-    match in_time(clock, api.patch_status(&name, &params, &patch)).await {
+    match in_time(clock, api.patch_status(name, &params, &patch)).await {
         Ok(_) => Ok(()),
         Err(RegistryError::Api(error))
             if is_not_found(&error) || is_conflict(&error) || is_code(&error, 422) =>
@@ -107,11 +115,10 @@ pub async fn report(
     }
 }
 
-/// Takes the proxy of a node out of the required set, for when the node leaves the cluster. The kernel's table is not touched.
-/// Nothing to do if it is not registered.
-pub async fn deregister(client: Client, node_name: &str) -> Result<(), kube::Error> {
+/// Takes a consumer out of the required set, for when it stops for good. Nothing to do if it is not registered.
+pub async fn deregister(client: Client, name: &str) -> Result<(), kube::Error> {
     let api: Api<EndpointConsumer> = Api::all(client);
-    match api.delete(&consumer_name(node_name), &DeleteParams::default()).await {
+    match api.delete(name, &DeleteParams::default()).await {
         Ok(_) => Ok(()),
         Err(error) if is_not_found(&error) => Ok(()),
         Err(error) => Err(error),

@@ -1,9 +1,9 @@
-//! What the watches write into and the loop reads from: one endpoint table, behind one lock.
+//! What the watches write into and the loop reads from: one level, behind one lock.
 //!
-//! There is no queue to fill up: a change goes straight into the table (or, with a lag set, onto the bounded delay line), and the
+//! There is no queue to fill up: a change goes straight into the level (or, with a lag set, onto the bounded delay line), and the
 //! loop takes all that changed since it looked last as one batch. So the cost is in proportion to changes and time.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use hitless_base::{Clock, Revision, Timestamp};
 use hitless_client::Change;
@@ -11,27 +11,26 @@ use hitless_types::{EndpointConsumer, meta, well_known};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::delay::{DelayLine, parse_lag};
-use crate::{
-    program::{Endpoint, ServicePort},
-    table::{EndpointTable, TableChange},
+use super::{
+    Level,
+    delay::{DelayLine, parse_lag},
 };
 
 /// Shared by the watches and the loop.
-pub struct Feed {
-    state: Mutex<State>,
+pub struct Feed<L: Level> {
+    state: Mutex<State<L>>,
     /// Something is there to look at.
     pub wake: Notify,
     clock: Arc<dyn Clock>,
 }
 
-struct State {
-    table: EndpointTable,
-    line: DelayLine<TableChange>,
+struct State<L: Level> {
+    level: L,
+    line: DelayLine<L::Step>,
     registration: Registration,
 }
 
-/// What the watch of the proxy's own object says of it.
+/// What the watch of the consumer's own object says of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Registration {
     /// It is there.
@@ -43,46 +42,45 @@ enum Registration {
 }
 
 /// What there is to do.
-#[derive(Debug)]
-pub struct Work {
-    /// Service ports that may have other endpoints than before. `None`: not before both first lists are there.
-    pub dirty: Option<BTreeMap<ServicePort, Option<Vec<Endpoint>>>>,
-    /// What the table is true at.
+pub struct Work<L: Level> {
+    /// What may be other than before. `None`: not before all first lists are there.
+    pub dirty: Option<L::Dirty>,
+    /// What the level is true at.
     pub revision: Revision,
     /// When something on the delay line falls due.
     pub next: Option<Timestamp>,
-    /// The proxy's registration was deleted.
+    /// The consumer's registration was deleted.
     pub is_gone: bool,
     /// The API server does not know the watermark any more.
     pub is_forgotten: bool,
 }
 
-impl Feed {
-    /// Empty, with the lag that the registration names.
-    pub fn new(clock: Arc<dyn Clock>, registration: &EndpointConsumer) -> Self {
+impl<L: Level> Feed<L> {
+    /// Begins with `level`, and with the lag that the registration names.
+    pub fn new(clock: Arc<dyn Clock>, level: L, registration: &EndpointConsumer) -> Self {
         let mut line = DelayLine::new();
         line.set_lag(lag_of(registration));
-        let state = State { table: EndpointTable::new(), line, registration: Registration::Present };
+        let state = State { level, line, registration: Registration::Present };
         Self { state: Mutex::new(state), wake: Notify::new(), clock }
     }
 
-    /// Takes a step of the Service or EndpointSlice stream.
-    pub fn take(&self, change: TableChange) {
+    /// Takes a step of a stream.
+    pub fn take(&self, step: L::Step) {
         {
             let mut state = self.state.lock();
-            let State { table, line, .. } = &mut *state;
+            let State { level, line, .. } = &mut *state;
             // The first lists are not late: before them there is nothing to be late against.
-            let first = !table.is_complete();
+            let first = !level.is_complete();
             if first || (line.lag().is_zero() && line.next().is_none()) {
-                table.take(change);
+                level.take(step);
             } else {
-                line.pass(self.clock.now(), change).into_iter().for_each(|due| table.take(due));
+                line.pass(self.clock.now(), step).into_iter().for_each(|due| level.take(due));
             }
         }
         self.wake.notify_one();
     }
 
-    /// Takes a step of the watch of the proxy's own object.
+    /// Takes a step of the watch of the consumer's own object.
     pub fn take_own(&self, change: Change<EndpointConsumer>) {
         let object = match change {
             Change::Reached(_) => return,
@@ -105,14 +103,14 @@ impl Feed {
     }
 
     /// All that there is to do now, as one batch.
-    pub fn work(&self) -> Work {
+    pub fn work(&self) -> Work<L> {
         let mut state = self.state.lock();
-        let State { table, line, registration } = &mut *state;
-        line.due(self.clock.now()).into_iter().for_each(|due| table.take(due));
+        let State { level, line, registration } = &mut *state;
+        line.due(self.clock.now()).into_iter().for_each(|due| level.take(due));
         let registration = std::mem::replace(registration, Registration::Present);
         Work {
-            dirty: table.is_complete().then(|| table.take_dirty()),
-            revision: table.revision(),
+            dirty: level.is_complete().then(|| level.take_dirty()),
+            revision: level.revision(),
             next: line.next(),
             is_gone: registration == Registration::Gone,
             is_forgotten: registration == Registration::Forgotten,
