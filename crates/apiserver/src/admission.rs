@@ -1,9 +1,9 @@
 //! What the server itself adds to objects or refuses, as Kubernetes' built-in admission does: NamespaceLifecycle,
-//! ServiceAccount, DefaultTolerationSeconds, Priority, and cluster IPs.
+//! ServiceAccount, DefaultTolerationSeconds, Priority, DefaultIngressClass, and cluster IPs.
 
 use hitless_types::{
     field::FieldError,
-    kinds::{self, Kind, Scope},
+    kinds::{self, Kind, Scope, ingress},
     well_known,
 };
 use serde_json::{Map, Value, json};
@@ -12,6 +12,7 @@ use crate::{
     codec::{child_mut, is_terminating, metadata_child_mut, text},
     core::Core,
     fault::Fault,
+    read,
 };
 
 /// The namespaces that cannot be deleted.
@@ -60,6 +61,9 @@ pub(crate) async fn on_create(core: &Core, kind: &Kind, object: &mut Value) -> R
         default_priority(spec);
         let account = service_account(spec);
         check_account(core, kind, &namespace, &name, &account).await?;
+    }
+    if kind.group == ingress::GROUP && kind.kind == "Ingress" {
+        default_ingress_class(core, object).await?;
     }
     if is(kind, "namespaces") {
         let name = text(object, "/metadata/name").to_owned();
@@ -116,6 +120,31 @@ async fn check_account(
         "error looking up service account {namespace}/{account}: serviceaccount {account:?} not found"
     );
     Err(Fault::forbidden(kind, pod, &why))
+}
+
+/// DefaultIngressClass: an Ingress that names no class gets the default one, of several the newest.
+async fn default_ingress_class(core: &Core, object: &mut Value) -> Result<(), Fault> {
+    let annotated = object.pointer("/metadata/annotations").and_then(|a| a.get(ingress::ANNOTATION_CLASS));
+    if annotated.is_some() || object.pointer("/spec/ingressClassName").is_some_and(|class| !class.is_null()) {
+        return Ok(());
+    }
+    let Some(classes) = kinds::by_path(ingress::GROUP, "v1", "ingressclasses") else { return Ok(()) };
+    let is_default = |class: &Value| {
+        let annotations = class.pointer("/metadata/annotations");
+        annotations.and_then(|a| a.get(ingress::ANNOTATION_DEFAULT_CLASS)).is_some_and(|v| v == "true")
+    };
+    let mut all = read::all(core, classes, "").await?;
+    all.retain(is_default);
+    let born = |class: &Value| text(class, "/metadata/creationTimestamp").to_owned();
+    // The newest; of those of the same second the first by name.
+    let newest = all
+        .iter()
+        .min_by_key(|class| (std::cmp::Reverse(born(class)), text(class, "/metadata/name").to_owned()));
+    if let Some(class) = newest {
+        let name = text(class, "/metadata/name");
+        child_mut(object, "spec").insert("ingressClassName".into(), name.into());
+    }
+    Ok(())
 }
 
 /// A cluster IP that was taken for a write. Given back when dropped, unless the write was done.

@@ -393,3 +393,28 @@ async fn a_scale_is_read_and_written() {
     let object = bench.get(&format!("{DEPLOYMENTS}/a")).await.ok();
     assert_eq!((&object["spec"]["replicas"], &object["metadata"]["generation"]), (&json!(5), &json!(2)));
 }
+
+#[tokio::test]
+async fn an_ingress_gets_the_default_class() {
+    let bench = bench().await;
+    let ingresses = "/apis/networking.k8s.io/v1/namespaces/default/ingresses";
+    let backend = json!({"service": {"name": "web", "port": {"number": 80}}});
+    let ingress = |name: &str| json!({"metadata": {"name": name}, "spec": {"defaultBackend": backend}});
+    let none = bench.post(ingresses, ingress("a")).await.ok();
+    assert_eq!(none["spec"].get("ingressClassName"), None);
+    for name in ["second", "first"] {
+        let annotations = json!({"ingressclass.kubernetes.io/is-default-class": "true"});
+        let class = json!({"metadata": {"name": name, "annotations": annotations}, "spec": {"controller": "a.b/c"}});
+        bench.post("/apis/networking.k8s.io/v1/ingressclasses", class).await.ok();
+    }
+    let given = bench.post(ingresses, ingress("b")).await.ok();
+    assert!(matches!(given["spec"]["ingressClassName"].as_str(), Some("first" | "second")), "{given}");
+    assert_eq!((&given["metadata"]["generation"], &given["status"]), (&json!(1), &json!({"loadBalancer": {}})));
+    let mut own = ingress("c");
+    own["spec"]["ingressClassName"] = "mine".into();
+    assert_eq!(bench.post(ingresses, own).await.ok()["spec"]["ingressClassName"], "mine");
+    let path = format!("{ingresses}/b");
+    let status = json!({"status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.1"}]}}});
+    bench.merge(&format!("{path}/status"), status).await.ok();
+    assert_eq!(bench.get(&path).await.ok()["status"]["loadBalancer"]["ingress"][0]["ip"], "10.0.0.1");
+}

@@ -10,6 +10,7 @@ pub const SUBDOMAIN_LEN_MAX: usize = 253;
 
 const DNS1123_LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
 const DNS1123_SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const WILDCARD_SUBDOMAIN: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', regex used for validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 const DNS1035_LABEL: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const NAME_PART: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 const QUALIFIED_NAME: &str = "a qualified name must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')";
@@ -57,6 +58,23 @@ pub fn dns1123_label_faults(text: &str) -> Vec<String> {
 pub fn dns1123_subdomain_faults(text: &str) -> Vec<String> {
     let ok = !text.is_empty() && text.split('.').all(|part| shaped(part, is_lower_alnum, b"-"));
     check(text, SUBDOMAIN_LEN_MAX, ok, DNS1123_SUBDOMAIN)
+}
+
+/// Faults of `*.` and a subdomain (`*.example.com`).
+#[must_use]
+pub fn wildcard_subdomain_faults(text: &str) -> Vec<String> {
+    let ok = text.strip_prefix("*.").is_some_and(|rest| dns1123_subdomain_faults(rest).is_empty());
+    check(text, SUBDOMAIN_LEN_MAX, ok, WILDCARD_SUBDOMAIN)
+}
+
+/// Faults of what is to be one segment of a path, whatever else it is.
+#[must_use]
+pub fn path_segment_faults(text: &str) -> Vec<String> {
+    if text == "." || text == ".." {
+        return vec![format!("may not be '{text}'")];
+    }
+    let held = ['/', '%'].into_iter().filter(|c| text.contains(*c));
+    held.map(|c| format!("may not contain '{c}'")).collect()
 }
 
 /// Faults of an RFC 1035 label (as 1123, but it begins with a letter), the rule for Services.

@@ -7,6 +7,7 @@ mod config;
 mod consumer;
 mod endpoints;
 mod event;
+pub mod ingress;
 mod meta;
 mod namespace;
 mod node;
@@ -210,6 +211,8 @@ static TABLE: &[Kind] = &[
     node::LEASE,
     endpoints::ENDPOINT_SLICE,
     event::EVENT,
+    ingress::INGRESS,
+    ingress::INGRESS_CLASS,
     pdb::POD_DISRUPTION_BUDGET,
     consumer::ENDPOINT_CONSUMER,
 ];

@@ -1,6 +1,7 @@
 //! The rows together: what must hold of each, and the answers that users see.
 
 mod defaults;
+mod ingress;
 mod pod_tables;
 mod rows;
 mod tables;

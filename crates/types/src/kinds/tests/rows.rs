@@ -17,7 +17,7 @@ fn paths_and_kinds_are_unique_and_found() {
             assert!(target.stored_as.is_none() && target.plural == kind.plural);
         }
     }
-    assert_eq!(all().len(), 16);
+    assert_eq!(all().len(), 18);
     assert!(by_path("apps", "v1", "daemonsets").is_none());
     assert!(all().iter().filter(|k| !k.is_native()).map(|k| k.kind).eq(["EndpointConsumer"]));
 }
