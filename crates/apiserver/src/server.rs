@@ -125,7 +125,8 @@ struct Call {
 pub(crate) async fn handle(core: Arc<Core>, request: Request) -> Response {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
-    let target = route::parse(parts.uri.path());
+    let path = parts.uri.path().to_owned();
+    let target = route::parse(&path);
     let query = Query::parse(parts.uri.query());
     let verb = verb(&parts.method, target.as_ref(), &query);
     let resource = match &target {
@@ -140,7 +141,9 @@ pub(crate) async fn handle(core: Arc<Core>, request: Request) -> Response {
         Err(_) => Fault::internal("this request panicked; it is a defect of the API server").into_response(),
     };
     let labels = RequestLabels { verb, resource, code: response.status().as_u16() };
-    core.metrics.answered(labels, started.elapsed().as_secs_f64());
+    let took = started.elapsed();
+    tracing::debug!(verb, path, code = labels.code, took_us = took.as_micros(), "answered");
+    core.metrics.answered(labels, took.as_secs_f64());
     response
 }
 

@@ -404,12 +404,16 @@ async fn an_ingress_gets_the_default_class() {
     assert_eq!(none["spec"].get("ingressClassName"), None);
     for name in ["second", "first"] {
         let annotations = json!({"ingressclass.kubernetes.io/is-default-class": "true"});
-        let class = json!({"metadata": {"name": name, "annotations": annotations}, "spec": {"controller": "a.b/c"}});
+        let class =
+            json!({"metadata": {"name": name, "annotations": annotations}, "spec": {"controller": "a.b/c"}});
         bench.post("/apis/networking.k8s.io/v1/ingressclasses", class).await.ok();
     }
     let given = bench.post(ingresses, ingress("b")).await.ok();
     assert!(matches!(given["spec"]["ingressClassName"].as_str(), Some("first" | "second")), "{given}");
-    assert_eq!((&given["metadata"]["generation"], &given["status"]), (&json!(1), &json!({"loadBalancer": {}})));
+    assert_eq!(
+        (&given["metadata"]["generation"], &given["status"]),
+        (&json!(1), &json!({"loadBalancer": {}}))
+    );
     let mut own = ingress("c");
     own["spec"]["ingressClassName"] = "mine".into();
     assert_eq!(bench.post(ingresses, own).await.ok()["spec"]["ingressClassName"], "mine");

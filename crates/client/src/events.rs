@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use hitless_base::Timestamp;
@@ -16,13 +17,16 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time},
 };
 use kube::{Api, Client, api::PostParams};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::Object;
 
 /// Events waiting to be written.
 const BUFFER_EVENTS: usize = 4096;
+/// Each event waits so long. It carries its own moment, and what it tells of (a withdrawal, a start) is still under way then and
+/// must not share the disk and the processors with its own record.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// What happened.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +48,7 @@ pub struct Note {
 pub struct Recorder {
     component: Arc<str>,
     host: Arc<str>,
-    send: mpsc::Sender<Event>,
+    send: mpsc::Sender<(Event, Instant)>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -57,7 +61,7 @@ impl Recorder {
         tasks: &TaskTracker,
         cancel: &CancellationToken,
     ) -> Self {
-        let (send, mut receive) = mpsc::channel::<Event>(BUFFER_EVENTS);
+        let (send, mut receive) = mpsc::channel::<(Event, Instant)>(BUFFER_EVENTS);
         let cancel = cancel.clone();
         tasks.spawn(async move {
             loop {
@@ -66,7 +70,11 @@ impl Recorder {
                     event = receive.recv() => event,
                     () = cancel.cancelled() => receive.try_recv().ok(),
                 };
-                let Some(event) = event else { return };
+                let Some((event, due)) = event else { return };
+                tokio::select! {
+                    () = tokio::time::sleep_until(due) => {}
+                    () = cancel.cancelled() => {}
+                }
                 let namespace = event.metadata.namespace.clone().unwrap_or_default();
                 let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
                 if let Err(error) = api.create(&PostParams::default(), &event).await {
@@ -95,7 +103,7 @@ impl Recorder {
     /// Records `note` about what `reference` names.
     pub fn record_about(&self, reference: ObjectReference, note: Note) {
         let event = event(&self.component, &self.host, reference, note, Timestamp::now());
-        if self.send.try_send(event).is_err() {
+        if self.send.try_send((event, Instant::now() + LINGER)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -12,7 +12,7 @@ mod common;
 
 use std::{collections::BTreeMap, fs, path::PathBuf, process::Command, time::Duration};
 
-use common::{Cluster, Space, is_ready, run, until};
+use common::{Cluster, Space, is_ready, run, traffic, until};
 use serde_json::{Value, json};
 
 #[test]
@@ -22,6 +22,7 @@ fn pods_live_and_end_as_kubernetes_says() {
         3,
         &[
             ("an_end_goes_in_order_and_is_traced", an_end_goes_in_order_and_is_traced),
+            ("what_came_in_before_is_answered", what_came_in_before_is_answered),
             ("hooks_run_before_the_stop_signal", hooks_run_before_the_stop_signal),
             ("grace_ends_with_sigkill", grace_ends_with_sigkill),
             ("force_waits_for_nothing", force_waits_for_nothing),
@@ -122,6 +123,29 @@ fn an_end_goes_in_order_and_is_traced(space: &Space) {
         .args(["trace", "pod/nobody"])
         .env("KUBECONFIG", &space.kubectl.kubeconfig));
     assert!(none.ended_with(1).contains("\"nobody\" not found"));
+}
+
+/// A server that exits at once on its signal still answers what it was asked before it was withdrawn, within a bound.
+fn what_came_in_before_is_answered(space: &Space) {
+    service(space);
+    space.pod("slow", &["serve", "--port", "3000", "--on-term", "exit"], json!({}), json!({}));
+    space.kubectl.ok(&["label", "pod", "slow", "name=app", "--overwrite"]);
+    space.ready("slow");
+    space.kubectl.ok(&["wait", "--for=condition=hitless.dev/Programmed", "pod/slow", "--timeout=60s"]);
+    let service = space.kubectl.json(&["get", "service", "my-service"]);
+    let target = format!("{}:80", service["spec"]["clusterIP"].as_str().unwrap());
+    let ask = |ms: u32| traffic::get_path(&space.home.name, "node-1", &target, &format!("/slow?ms={ms}"));
+    let log = || space.kubectl.ok(&["logs", "slow"]);
+    std::thread::scope(|scope| {
+        let answer = scope.spawn(|| ask(600));
+        std::thread::sleep(Duration::from_millis(200));
+        space.kubectl.ok(&["delete", "pod", "slow", "--wait=false"]);
+        assert_eq!(answer.join().unwrap().as_deref(), Ok("slow"), "{}", log());
+    });
+    let killed = space.event_at("slow", "Killing");
+    let waited_ms = ms_between(&space.event_at("slow", "Withdrawn"), &killed);
+    assert!(waited_ms > 100.0, "the signal came {waited_ms} ms after the withdrawal, under a request");
+    assert!(!space.events("slow").iter().any(|(_, reason)| reason == "Unanswered"));
 }
 
 fn hooks_run_before_the_stop_signal(space: &Space) {

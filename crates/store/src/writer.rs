@@ -136,7 +136,10 @@ fn write(
         let results: Vec<_> = batch.into_iter().map(|ops| planned.add(ops)).collect();
         let plan = planned.into_plan();
         if !plan.events.is_empty() {
+            let began = std::time::Instant::now();
             disk.store(&image, &plan)?;
+            let (changes, took_us) = (plan.changed.len(), began.elapsed().as_micros());
+            tracing::debug!(revision = %plan.revision, changes, took_us, "durable");
         }
         (results, plan)
     };

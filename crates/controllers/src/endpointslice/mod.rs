@@ -42,6 +42,7 @@ async fn sync(key: &str, index: &index::Index, apply: &apply::Apply) -> Outcome 
     };
     let (slices, revision) = index.slices.snapshot();
     if !apply.fence.passed(key, revision) {
+        tracing::debug!(service = key, %revision, "waits for what it wrote");
         // The slice that is still to be seen brings the key back; the delay is only the belt to that.
         return Outcome::Again(Duration::from_millis(20));
     }

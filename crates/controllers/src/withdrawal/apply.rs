@@ -75,6 +75,7 @@ impl Apply {
         let _permit = self.writes.acquire().await.ok()?;
         let (namespace, name) = meta::split_key(&action.key);
         let api: Api<Pod> = Api::namespaced(self.context.client.clone(), namespace);
+        tracing::debug!(pod = action.key, condition = action.type_, status = action.status, "writes");
         let (patch, params) = (Patch::Strategic(patch(action)), PatchParams::default());
         let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
         for _ in 0..TRIES_MAX {

@@ -14,8 +14,13 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `GET /` from the node's network; gives the name of the Pod that answered.
 pub fn get(cluster: &str, node: &str, target: &str) -> Result<String, String> {
+    get_path(cluster, node, target, "/")
+}
+
+/// The same, of another path.
+pub fn get_path(cluster: &str, node: &str, target: &str, path: &str) -> Result<String, String> {
     let target: SocketAddr = target.parse().unwrap();
-    netns::inside(&format!("hitless.{cluster}.{node}"), || request(target)).unwrap()
+    netns::inside(&format!("hitless.{cluster}.{node}"), || request(target, path)).unwrap()
 }
 
 /// What became of a stream of requests.
@@ -33,7 +38,7 @@ pub fn stream(cluster: &str, node: &str, target: &str, end: &AtomicBool) -> Coun
     netns::inside(&format!("hitless.{cluster}.{node}"), || {
         let mut count = Count::default();
         while !end.load(Ordering::Relaxed) {
-            match request(target) {
+            match request(target, "/") {
                 Ok(_) => count.answered += 1,
                 Err(cause) => count.failed.push(cause),
             }
@@ -44,8 +49,8 @@ pub fn stream(cluster: &str, node: &str, target: &str, end: &AtomicBool) -> Coun
     .unwrap()
 }
 
-fn request(target: SocketAddr) -> Result<String, String> {
-    let answer = exchange(target).map_err(|error| error.to_string())?;
+fn request(target: SocketAddr, path: &str) -> Result<String, String> {
+    let answer = exchange(target, path).map_err(|error| error.to_string())?;
     if !answer.starts_with("HTTP/1.1 200") {
         return Err(format!("{:?}", answer.lines().next()));
     }
@@ -56,10 +61,12 @@ fn request(target: SocketAddr) -> Result<String, String> {
     pod.ok_or_else(|| format!("no Pod says that it answered: {answer:?}"))
 }
 
-fn exchange(target: SocketAddr) -> std::io::Result<String> {
+fn exchange(target: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut socket = TcpStream::connect_timeout(&target, TIMEOUT)?;
     socket.set_read_timeout(Some(TIMEOUT))?;
-    socket.write_all(format!("GET / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    socket.write_all(
+        format!("GET {path} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n").as_bytes(),
+    )?;
     let mut answer = String::new();
     socket.read_to_string(&mut answer)?;
     Ok(answer)

@@ -134,9 +134,13 @@ impl Worker {
                 break;
             }
         }
+        // What the first look at a deletion changes of the status can wait; the withdrawal that begins now cannot.
+        let withdrawing = first && end.opened().is_none();
         self.end = Some(end);
         self.sync_probes();
-        self.publish(false);
+        if !withdrawing {
+            self.publish(false);
+        }
         look_at
     }
 
