@@ -1,9 +1,12 @@
 //! Reading a request's body: bounded, JSON or YAML, and refused in Kubernetes' words.
 
+use std::collections::HashSet;
+
 use axum::body::Body;
 use bytes::Bytes;
 use hitless_types::status::ApiFault;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::{fault::Fault, negotiate::BodyType, protobuf};
@@ -65,9 +68,93 @@ fn json_words(bytes: &[u8], error: &serde_json::Error) -> String {
     }
 }
 
+/// Fields that stand twice in one object of a text, with their paths; the last one counts. At most [`DOUBLED_MAX`].
+pub(crate) fn doubled(bytes: &[u8], form: BodyType) -> Vec<String> {
+    let mut found = Vec::new();
+    let twice = Twice { path: String::new(), found: &mut found };
+    // Text that cannot be read is refused elsewhere.
+    let _read = match form {
+        BodyType::Json => twice.deserialize(&mut serde_json::Deserializer::from_slice(bytes)).is_ok(),
+        BodyType::Yaml => twice.deserialize(serde_yaml_ng::Deserializer::from_slice(bytes)).is_ok(),
+        _ => true,
+    };
+    found
+}
+
+/// So many are told.
+const DOUBLED_MAX: usize = 20;
+
+/// Walks through a value and keeps what stands twice.
+struct Twice<'f> {
+    path: String,
+    found: &'f mut Vec<String>,
+}
+
+impl<'de> DeserializeSeed<'de> for Twice<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+macro_rules! scalars {
+    ($($method:ident $type:ty),*) => {$(
+        fn $method<E>(self, _value: $type) -> Result<(), E> {
+            Ok(())
+        }
+    )*};
+}
+
+impl<'de> Visitor<'de> for Twice<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("any value")
+    }
+
+    scalars!(visit_bool bool, visit_i64 i64, visit_u64 u64, visit_f64 f64, visit_str &str);
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        for index in 0.. {
+            let path = format!("{}[{index}]", self.path);
+            if items.next_element_seed(Twice { path, found: self.found })?.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        let mut seen = HashSet::new();
+        while let Some(name) = entries.next_key::<String>()? {
+            let path = if self.path.is_empty() { name.clone() } else { format!("{}.{name}", self.path) };
+            if !seen.insert(name) && self.found.len() < DOUBLED_MAX {
+                self.found.push(path.clone());
+            }
+            entries.next_value_seed(Twice { path, found: self.found })?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_stands_twice_is_found() {
+        let text = br#"{"a": 1, "a": 2, "b": [{"c": {"d": null, "d": true}}], "e": {"a": "x"}}"#;
+        let doubled = |text: &[u8]| doubled(text, BodyType::Json);
+        assert_eq!(doubled(text), ["a", "b[0].c.d"]);
+        assert_eq!(super::doubled(b"a:\n  b: 1\n  b: 2\n", BodyType::Yaml), ["a.b"]);
+        assert!(doubled(b"{} x").is_empty() && doubled(b"{").is_empty());
+        assert_eq!(doubled(format!("{{{}}}", vec![r#""a":1"#; 99].join(",")).as_bytes()).len(), DOUBLED_MAX);
+    }
 
     #[test]
     fn what_is_not_json_is_refused_in_gos_words() {

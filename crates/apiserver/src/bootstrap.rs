@@ -14,7 +14,7 @@ use crate::{
     fault::Fault,
     read,
     route::{self, Place},
-    strategy::{self, FieldValidation, Part},
+    strategy::{self, Part},
     write::{self, How},
 };
 
@@ -114,7 +114,7 @@ async fn kubernetes_service(core: &Core) -> Result<(), Fault> {
 /// Makes the object, or gives an existing one the wanted content (a namespace stays as it is).
 async fn ensure(core: &Core, kind: &'static Kind, namespace: &str, object: Value) -> Result<(), Fault> {
     let identity = Identity::master("system:apiserver");
-    let how = How { identity: &identity, dry_run: false, validation: FieldValidation::Ignore };
+    let how = How::server(&identity);
     let place = Place::object(kind, namespace, text(&object, "/metadata/name"));
     if core.load(kind, namespace, &place.name).await?.is_none() {
         write::create(core, &place, object, &how).await?;

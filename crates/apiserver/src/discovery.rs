@@ -21,7 +21,10 @@ pub(crate) struct Document {
 
 impl Document {
     fn new(value: &Value) -> Self {
-        let body = Bytes::from(value.to_string());
+        Self::of_bytes(Bytes::from(value.to_string()))
+    }
+
+    fn of_bytes(body: Bytes) -> Self {
         // FNV-1a: told apart, not protected.
         let hash = body.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
@@ -30,20 +33,16 @@ impl Document {
     }
 }
 
-/// Documents made when first asked for.
+/// Documents made when first asked for. OpenAPI documents are large and asked for once by each client: only the index of
+/// them is kept.
 pub(crate) struct Documents {
     aggregated: [OnceLock<Document>; 4],
     openapi_index: OnceLock<Document>,
-    openapi: parking_lot::Mutex<BTreeMap<(String, String), std::sync::Arc<Document>>>,
 }
 
 impl Documents {
     pub(crate) fn new() -> Self {
-        Self {
-            aggregated: [const { OnceLock::new() }; 4],
-            openapi_index: OnceLock::new(),
-            openapi: parking_lot::Mutex::default(),
-        }
+        Self { aggregated: [const { OnceLock::new() }; 4], openapi_index: OnceLock::new() }
     }
 
     /// `APIGroupDiscoveryList` of the core group or of all others.
@@ -65,25 +64,27 @@ impl Documents {
             let mut paths = Map::new();
             for (group, version) in group_versions() {
                 let path = group_version_path(group, version);
-                if let Some(document) = self.openapi(group, version) {
-                    let url = format!("/openapi/v3/{path}?hash={}", document.etag);
-                    paths.insert(path, json!({ "serverRelativeURL": url }));
-                }
+                let document = Document::new(&openapi::document(group, version));
+                let url = format!("/openapi/v3/{path}?hash={}", document.etag);
+                paths.insert(path, json!({ "serverRelativeURL": url }));
             }
             Document::new(&json!({ "paths": paths }))
         })
     }
+}
 
-    /// The OpenAPI v3 document of a group and version.
-    pub(crate) fn openapi(&self, group: &str, version: &str) -> Option<std::sync::Arc<Document>> {
-        if !group_versions().any(|gv| gv == (group, version)) {
-            return None;
-        }
-        let mut documents = self.openapi.lock();
-        let document = documents.entry((group.to_owned(), version.to_owned()));
-        let made = document
-            .or_insert_with(|| std::sync::Arc::new(Document::new(&openapi::document(group, version))));
-        Some(std::sync::Arc::clone(made))
+/// The OpenAPI v3 document of a group and version.
+pub(crate) fn openapi_v3(group: &str, version: &str) -> Option<Document> {
+    let is_known = group_versions().any(|gv| gv == (group, version));
+    is_known.then(|| Document::new(&openapi::document(group, version)))
+}
+
+/// The OpenAPI v2 document, as JSON or in its protobuf encoding.
+pub(crate) fn openapi_v2(protobuf: bool) -> Document {
+    let document = openapi::document_v2();
+    match protobuf {
+        true => Document::of_bytes(openapi::to_protobuf(&document).into()),
+        false => Document::new(&document),
     }
 }
 

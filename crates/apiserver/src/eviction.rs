@@ -23,15 +23,17 @@ use crate::{
     query::Query,
     read,
     route::Place,
-    strategy::{FieldValidation, Part},
+    strategy::Part,
     write::{self, How},
 };
 
 const DISRUPTION_BUDGET: &str = "DisruptionBudget";
 /// Pods that a budget may remember as evicted and not yet gone.
 const DISRUPTED_PODS_MAX: usize = 2000;
-/// Kubernetes says 10 or nothing; a replacement here is ready much sooner, and kubectl comes back when it is told to.
-const RETRY_AFTER_S: u32 = 1;
+/// Asked for only while the budget's controller has not yet seen the budget's latest form. A budget that is spent says no
+/// time, as in Kubernetes: client libraries wait out a time that they are told, unseen and up to ten times, so that
+/// `kubectl drain` could neither say why it waits nor keep its own time limit.
+const SETTLING_RETRY_S: u32 = 1;
 
 /// Evicts a Pod.
 ///
@@ -122,7 +124,7 @@ fn lets_unhealthy_go(budget: &Value) -> bool {
 async fn spend(core: &Core, budget: &Value, place: &Place, dry_run: bool) -> Result<(), Fault> {
     let _one_at_a_time = core.evictions.lock().await;
     let identity = Identity::master("system:apiserver");
-    let how = How { identity: &identity, dry_run, validation: FieldValidation::Ignore };
+    let how = How { dry_run, ..How::server(&identity) };
     let budget = Place::object(budgets()?, &place.namespace, text(budget, "/metadata/name"));
     let now = seconds_text(core.now());
     let change = |held: &Value| spent(held, &place.name, &now);
@@ -132,15 +134,16 @@ async fn spend(core: &Core, budget: &Value, place: &Place, dry_run: bool) -> Res
 /// The budget after one more disruption. Pure.
 fn spent(budget: &Value, pod: &str, now: &str) -> Result<Value, Fault> {
     let name = text(budget, "/metadata/name");
-    let refuse = |message: String| {
+    let refuse = |message: String, retry_after_s: u32| {
         Fault::from(ApiFault::TooManyRequests {
             message: "Cannot evict pod as it would violate the pod's disruption budget.".to_owned(),
-            retry_after_s: RETRY_AFTER_S,
+            retry_after_s,
             causes: vec![Cause { reason: DISRUPTION_BUDGET.to_owned(), message, field: String::new() }],
         })
     };
     if number(budget, "/status/observedGeneration") < number(budget, "/metadata/generation") {
-        return Err(refuse(format!("The disruption budget {name} is still being processed by the server.")));
+        let words = format!("The disruption budget {name} is still being processed by the server.");
+        return Err(refuse(words, SETTLING_RETRY_S));
     }
     let allowed = number(budget, "/status/disruptionsAllowed");
     let remembered =
@@ -155,9 +158,9 @@ fn spent(budget: &Value, pod: &str, now: &str) -> Result<Value, Fault> {
     if allowed == 0 {
         let (needed, healthy) =
             (number(budget, "/status/desiredHealthy"), number(budget, "/status/currentHealthy"));
-        return Err(refuse(format!(
-            "The disruption budget {name} needs {needed} healthy pods and has {healthy} currently"
-        )));
+        let words =
+            format!("The disruption budget {name} needs {needed} healthy pods and has {healthy} currently");
+        return Err(refuse(words, 0));
     }
     let mut new = budget.clone();
     let status = child_mut(&mut new, "status");
@@ -178,7 +181,7 @@ fn spent(budget: &Value, pod: &str, now: &str) -> Result<Value, Fault> {
 
 /// Says on the Pod why it goes.
 async fn note_target(core: &Core, place: &Place, identity: &Identity) -> Result<(), Fault> {
-    let how = How { identity, dry_run: false, validation: FieldValidation::Ignore };
+    let how = How::server(identity);
     let pod = Place { sub: String::new(), ..place.clone() };
     let now = seconds_text(core.now());
     let change = |held: &Value| {
@@ -214,6 +217,7 @@ mod tests {
         assert_eq!(after["status"]["conditions"][0]["status"], "False");
         let refused = spent(&after, "q", "t").unwrap_err();
         assert_eq!(refused.code(), 429);
+        assert_eq!(refused.status()["details"].get("retryAfterSeconds"), None);
         assert_eq!(refused.message(), "Cannot evict pod as it would violate the pod's disruption budget.");
         assert_eq!(
             refused.status()["details"]["causes"][0]["message"],
@@ -225,6 +229,7 @@ mod tests {
     fn a_budget_that_was_changed_is_waited_for() {
         let mut changed = budget(1);
         changed["metadata"]["generation"] = 2.into();
-        assert_eq!(spent(&changed, "p", "t").unwrap_err().code(), 429);
+        let refused = spent(&changed, "p", "t").unwrap_err();
+        assert_eq!((refused.code(), &refused.status()["details"]["retryAfterSeconds"]), (429, &json!(1)));
     }
 }

@@ -118,7 +118,7 @@ mod tests {
         crate::bootstrap::run(&core).await.unwrap();
         let kind = kinds::by_path("", "v1", "events").unwrap();
         let identity = Identity::master("test");
-        let how = How { identity: &identity, dry_run: false, validation: FieldValidation::Strict };
+        let how = How { validation: FieldValidation::Strict, ..How::server(&identity) };
         for (name, last) in [("old", "2001-09-09T01:46:40Z"), ("seen-again", "2001-09-09T02:46:40Z")] {
             let event = json!({
                 "metadata": {"name": name}, "reason": "x", "lastTimestamp": last,

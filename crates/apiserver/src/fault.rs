@@ -12,7 +12,7 @@ use hitless_types::{
     field::FieldError,
     kinds::Kind,
     patch::PatchError,
-    status::{ApiFault, MODIFIED, Subject},
+    status::{ApiFault, Cause, MODIFIED, Subject},
 };
 use serde_json::{Value, json};
 
@@ -77,6 +77,13 @@ impl Fault {
     /// Adds a cause to the details.
     pub(crate) fn cause(mut self, reason: &str, message: &str) -> Self {
         self.inner.causes.push(json!({"reason": reason, "message": message}));
+        self
+    }
+
+    /// Adds a cause that is about a field.
+    pub(crate) fn cause_at(mut self, cause: &Cause) -> Self {
+        let Cause { reason, message, field } = cause;
+        self.inner.causes.push(json!({"reason": reason, "message": message, "field": field}));
         self
     }
 

@@ -8,6 +8,7 @@
 //! or a subresource -> the store.
 
 mod admission;
+mod apply;
 mod auth;
 mod binding;
 mod body;

@@ -113,6 +113,7 @@ pub(crate) enum BodyType {
     JsonPatch,
     MergePatch,
     StrategicMergePatch,
+    ApplyPatch,
 }
 
 /// Reads `Content-Type`; what is absent is JSON.
@@ -131,6 +132,7 @@ pub(crate) fn body_type(headers: &HeaderMap, patch: bool) -> Result<BodyType, Fa
         ("application/json-patch+json", true) => Some(BodyType::JsonPatch),
         ("application/merge-patch+json", true) => Some(BodyType::MergePatch),
         ("application/strategic-merge-patch+json", true) => Some(BodyType::StrategicMergePatch),
+        ("application/apply-patch+yaml", true) => Some(BodyType::ApplyPatch),
         _ => None,
     };
     found.ok_or_else(|| {
@@ -139,6 +141,7 @@ pub(crate) fn body_type(headers: &HeaderMap, patch: bool) -> Result<BodyType, Fa
                 "application/json-patch+json",
                 "application/merge-patch+json",
                 "application/strategic-merge-patch+json",
+                "application/apply-patch+yaml",
             ]
         } else {
             &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"]
@@ -178,7 +181,8 @@ mod tests {
         headers.insert(header::CONTENT_TYPE, "application/cbor".parse().unwrap());
         assert_eq!(body_type(&headers, false).map_err(|f| f.code()), Err(415));
         headers.insert(header::CONTENT_TYPE, "application/apply-patch+yaml".parse().unwrap());
-        assert_eq!(body_type(&headers, true).map_err(|f| f.code()), Err(415));
+        assert_eq!(body_type(&headers, true), Ok(BodyType::ApplyPatch));
+        assert_eq!(body_type(&headers, false).map_err(|f| f.code()), Err(415));
         headers.insert(header::CONTENT_TYPE, "application/merge-patch+json; charset=utf-8".parse().unwrap());
         assert_eq!(body_type(&headers, true), Ok(BodyType::MergePatch));
     }

@@ -185,6 +185,9 @@ async fn check_revision(
     query: &Query,
 ) -> Result<(), Fault> {
     if let Some(token) = token {
+        if query.get("resourceVersion").is_some_and(|version| version != "0") {
+            return Err(Fault::bad_request("specifying resource version is not allowed when using continue"));
+        }
         // A later watch will start at the walk's first revision; if that has been forgotten, so has the walk.
         let prefix = route::prefix(place.kind, &place.namespace);
         return match core.store.watch(&prefix, Revision(token.rv)).await {

@@ -1,6 +1,9 @@
 //! What a path means. Pure: a path in, a target out; whether the method fits is the handler's matter.
 
-use hitless_types::kinds::{self, Kind, Scope};
+use hitless_types::{
+    kinds::{self, Kind, Scope},
+    names,
+};
 
 use crate::{codec::stored_kind, query::decode};
 
@@ -23,6 +26,8 @@ pub(crate) enum Target {
     Group(String),
     /// `/api/v1` (with an empty group), `/apis/GROUP/VERSION`
     Resources(String, String),
+    /// `/openapi/v2`
+    OpenApiV2,
     /// `/openapi/v3`
     OpenApiIndex,
     /// `/openapi/v3/api/v1`, `/openapi/v3/apis/GROUP/VERSION`
@@ -93,6 +98,7 @@ pub(crate) fn parse(path: &str) -> Option<Target> {
         ["metrics"] => Some(Target::Metrics),
         ["api"] => Some(Target::CoreVersions),
         ["apis"] => Some(Target::Groups),
+        ["openapi", "v2"] => Some(Target::OpenApiV2),
         ["openapi", "v3"] => Some(Target::OpenApiIndex),
         ["openapi", "v3", "api", version] => Some(Target::OpenApi(String::new(), (*version).to_owned())),
         ["openapi", "v3", "apis", group, version] => {
@@ -110,8 +116,8 @@ pub(crate) fn parse(path: &str) -> Option<Target> {
 fn resource(group: &str, version: &str, rest: &[&str]) -> Option<Target> {
     let place = |plural: &str, namespace: &str, name: &str, sub: &str| {
         let kind = kinds::by_path(group, version, plural)?;
-        // A name is one segment of a path; anything else could reach another object's key.
-        if [namespace, name].iter().any(|part| part.contains('/') || part.contains('%')) {
+        // A namespace is one segment of a path; anything else could reach another's keys. Names are looked at later.
+        if !names::path_segment_faults(namespace).is_empty() {
             return None;
         }
         // A cluster-scoped kind has no namespaced path, and a namespaced object no path without a namespace.

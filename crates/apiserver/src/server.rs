@@ -11,10 +11,11 @@ use axum::{
 };
 use futures::FutureExt;
 use hitless_store::Store;
-use hitless_types::patch;
+use hitless_types::{kinds::Kind, names, patch};
 use serde_json::{Value, json};
 
 use crate::{
+    apply,
     auth::{self, Identity},
     binding, body, bootstrap,
     codec::text,
@@ -26,6 +27,7 @@ use crate::{
     logs,
     metrics::RequestLabels,
     negotiate::{self, BodyType, Format},
+    openapi,
     options::Options,
     query::Query,
     read,
@@ -119,6 +121,8 @@ struct Call {
     query: Query,
     headers: HeaderMap,
     body: Body,
+    /// Fields that stand twice in the body, as far as that is looked at.
+    doubled: Vec<String>,
 }
 
 /// Answers a request. Never fails and never panics: what goes wrong is an answer.
@@ -188,8 +192,16 @@ async fn answer(
         return document(core, target, &parts, &query);
     };
     auth::authorize(&identity, verb, &place)?;
-    let call =
-        Call { core: Arc::clone(core), identity, method: parts.method, query, headers: parts.headers, body };
+    check_name(&place)?;
+    let call = Call {
+        core: Arc::clone(core),
+        identity,
+        method: parts.method,
+        query,
+        headers: parts.headers,
+        body,
+        doubled: Vec::new(),
+    };
     // Watches and followed logs last; everything else has an end.
     if verb == "watch" || place.sub == "log" {
         return call.run(&place, verb).await;
@@ -204,6 +216,19 @@ async fn answer(
         )
         .into()),
     }
+}
+
+/// A name is one segment of a path; anything else could reach another object's key.
+///
+/// # Errors
+/// 400 in Kubernetes' words.
+fn check_name(place: &Place) -> Result<(), Fault> {
+    let faults = names::path_segment_faults(&place.name);
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let name = &place.name;
+    Err(Fault::bad_request(format!("Name parameter invalid: {name:?}: {}", faults.join(";"))))
 }
 
 /// Answers what is no resource.
@@ -240,11 +265,18 @@ fn document(core: &Core, target: Option<Target>, parts: &Parts, query: &Query) -
         Target::Resources(group, version) => {
             json(discovery::resource_list(&group, &version).ok_or_else(Fault::no_resource)?)
         }
+        Target::OpenApiV2 => {
+            let accepted =
+                parts.headers.get(header::ACCEPT).and_then(|a| a.to_str().ok()).unwrap_or_default();
+            let protobuf = openapi::PROTOBUF_MEDIA.iter().any(|media| accepted.contains(media));
+            let media = if protobuf { openapi::PROTOBUF_MEDIA[0] } else { "application/json" };
+            Ok(tagged(&discovery::openapi_v2(protobuf), &parts.headers, media))
+        }
         Target::OpenApiIndex => {
             Ok(tagged(core.documents.openapi_index(), &parts.headers, "application/json"))
         }
         Target::OpenApi(group, version) => {
-            let document = core.documents.openapi(&group, &version).ok_or_else(Fault::no_resource)?;
+            let document = discovery::openapi_v3(&group, &version).ok_or_else(Fault::no_resource)?;
             let mut response = tagged(&document, &parts.headers, "application/json");
             if query.get("hash") == Some(document.etag.as_str()) {
                 let forever = HeaderValue::from_static("public, immutable");
@@ -257,10 +289,19 @@ fn document(core: &Core, target: Option<Target>, parts: &Parts, query: &Query) -
 }
 
 fn root_paths() -> Vec<String> {
-    let mut paths: Vec<String> =
-        ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"]
-            .map(str::to_owned)
-            .into();
+    let mut paths: Vec<String> = [
+        "/api",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/readyz",
+        "/version",
+    ]
+    .map(str::to_owned)
+    .into();
     for (group, version) in discovery::group_versions() {
         paths.push(format!("/{}", discovery::group_version_path(group, version)));
     }
@@ -348,7 +389,32 @@ impl Call {
         let form = negotiate::body_type(&self.headers, false)?;
         let bytes =
             body::read(std::mem::take(&mut self.body), self.core.options.limits.body_bytes_max).await?;
-        body::parse(&bytes, form)
+        let object = body::parse(&bytes, form)?;
+        if FieldValidation::from_query(&self.query)? != FieldValidation::Ignore {
+            self.doubled = body::doubled(&bytes, form);
+        }
+        Ok(object)
+    }
+
+    /// What the author of a body in which fields stand twice should be told.
+    ///
+    /// # Errors
+    /// 400 where that is not taken.
+    fn doubled(&mut self, kind: &Kind) -> Result<Vec<String>, Fault> {
+        let words: Vec<String> = std::mem::take(&mut self.doubled)
+            .iter()
+            .map(|path| format!("duplicate field {path:?}"))
+            .collect();
+        if words.is_empty() || FieldValidation::from_query(&self.query)? != FieldValidation::Strict {
+            return Ok(words);
+        }
+        Err(Fault::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
+            kind.kind,
+            kind.version,
+            kind.kind,
+            words.join(", ")
+        )))
     }
 
     /// The body as a patch.
@@ -356,7 +422,12 @@ impl Call {
         let form = negotiate::body_type(&self.headers, true)?;
         let bytes =
             body::read(std::mem::take(&mut self.body), self.core.options.limits.body_bytes_max).await?;
-        Ok((form, body::parse(&bytes, BodyType::Json)?))
+        let text = if form == BodyType::ApplyPatch { BodyType::Yaml } else { BodyType::Json };
+        Ok((form, body::parse(&bytes, text)?))
+    }
+
+    fn header(&self, name: header::HeaderName) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
     fn how(&self) -> Result<How<'_>, Fault> {
@@ -364,21 +435,26 @@ impl Call {
             identity: &self.identity,
             dry_run: self.query.dry_run()?,
             validation: FieldValidation::from_query(&self.query)?,
+            manager: apply::manager(&self.query, self.header(header::USER_AGENT), &self.identity.name)?,
         })
     }
 
     async fn create(mut self, place: &Place) -> Result<Response, Fault> {
         let (raw, format) = (self.object().await?, self.format()?);
+        let mut warnings = self.doubled(place.kind)?;
         let written = write::create(&self.core, place, raw, &self.how()?).await?;
-        let reply = Reply::new(StatusCode::CREATED, written.object).with_warnings(written.warnings);
+        warnings.extend(written.warnings);
+        let reply = Reply::new(StatusCode::CREATED, written.object).with_warnings(warnings);
         Ok(reply.shaped(&self.core, place.kind, format).into_response(format))
     }
 
     async fn put(mut self, place: &Place, part: Part) -> Result<Response, Fault> {
         let (raw, format) = (self.object().await?, self.format()?);
+        let mut warnings = self.doubled(place.kind)?;
         let how = self.how()?;
         let written = write::update(&self.core, place, part, &how, |_| Ok(raw.clone())).await?;
-        let reply = Reply::new(StatusCode::OK, written.object).with_warnings(written.warnings);
+        warnings.extend(written.warnings);
+        let reply = Reply::new(StatusCode::OK, written.object).with_warnings(warnings);
         Ok(reply.shaped(&self.core, place.kind, format).into_response(format))
     }
 
@@ -386,6 +462,13 @@ impl Call {
         let ((form, patch), format) = (self.patch_body().await?, self.format()?);
         let how = self.how()?;
         let kind = place.kind;
+        let force = apply::force(&self.query, form == BodyType::ApplyPatch)?;
+        if form == BodyType::ApplyPatch {
+            let (written, created) = apply::apply(&self.core, place, part, patch, &how, force).await?;
+            let code = if created { StatusCode::CREATED } else { StatusCode::OK };
+            let reply = Reply::new(code, written.object).with_warnings(written.warnings);
+            return Ok(reply.shaped(&self.core, kind, format).into_response(format));
+        }
         let change = |old: &Value| {
             let mut new = old.clone();
             match form {

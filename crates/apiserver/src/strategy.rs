@@ -262,7 +262,7 @@ fn put(object: &mut Value, field: &str, value: Option<Value>) {
     }
 }
 
-fn put_field(map: &mut Map<String, Value>, field: &str, value: Option<Value>) {
+pub(crate) fn put_field(map: &mut Map<String, Value>, field: &str, value: Option<Value>) {
     match value {
         Some(value) => drop(map.insert(field.into(), value)),
         None => drop(map.shift_remove(field)),

@@ -9,7 +9,7 @@ use hitless_types::{field::FieldError, kinds::Kind};
 use serde_json::Value;
 
 use crate::{
-    admission,
+    admission, apply,
     auth::{self, Identity},
     codec::{self, text},
     core::{Core, micros_text},
@@ -23,6 +23,15 @@ pub(crate) struct How<'a> {
     pub(crate) identity: &'a Identity,
     pub(crate) dry_run: bool,
     pub(crate) validation: FieldValidation,
+    /// Who is noted as the author; empty: nobody.
+    pub(crate) manager: String,
+}
+
+impl<'a> How<'a> {
+    /// The server's own writes: nobody is noted as their author.
+    pub(crate) fn server(identity: &'a Identity) -> Self {
+        Self { identity, dry_run: false, validation: FieldValidation::Ignore, manager: String::new() }
+    }
 }
 
 /// What a write gave.
@@ -49,7 +58,7 @@ pub(crate) async fn create(core: &Core, place: &Place, raw: Value, how: &How<'_>
     let mut tries = 0;
     loop {
         tries += 1;
-        match create_once(core, place, checked.object.clone(), how).await {
+        match create_once(core, place, checked.object.clone(), how, true).await {
             Err(fault) if fault.code() == 409 && given.is_empty() && tries < NAMES_TRIED_MAX => {}
             Err(fault) => return Err(fault),
             Ok(object) => return Ok(Written { object, warnings: checked.warnings }),
@@ -57,10 +66,31 @@ pub(crate) async fn create(core: &Core, place: &Place, raw: Value, how: &How<'_>
     }
 }
 
-async fn create_once(core: &Core, place: &Place, mut object: Value, how: &How<'_>) -> Result<Value, Fault> {
+/// Creates the object that an applied configuration makes where there is none.
+pub(crate) async fn create_applied(
+    core: &Core,
+    place: &Place,
+    applied: Value,
+    how: &How<'_>,
+) -> Result<Written, Fault> {
+    let checked = strategy::typecheck(place.kind, applied, FieldValidation::Ignore)?;
+    let object = create_once(core, place, checked.object, how, false).await?;
+    Ok(Written { object, warnings: checked.warnings })
+}
+
+async fn create_once(
+    core: &Core,
+    place: &Place,
+    mut object: Value,
+    how: &How<'_>,
+    noted: bool,
+) -> Result<Value, Fault> {
     let kind = place.kind;
     strategy::prepare_create(kind, &place.namespace, &mut object, core.now())?;
     (kind.default)(&mut object);
+    if noted {
+        apply::note(core, place, Part::Main, None, &mut object, how);
+    }
     admission::on_create(core, kind, &mut object).await?;
     auth::restrict(how.identity, kind, &object)?;
     strategy::validate(kind, &object, None)?;
@@ -102,33 +132,80 @@ pub(crate) async fn update(
             return Err(Fault::not_found(kind, &place.name));
         };
         let checked = strategy::typecheck(kind, change(&old)?, how.validation)?;
-        let (mut new, warnings) = (checked.object, checked.warnings);
-        check_same(place, &old, &new)?;
-        auth::restrict(how.identity, kind, &old)?;
-        if part == Part::Status && kind.volatile_status {
-            let object = volatile_status(core, place, &entry, old, &new, how.dry_run)?;
-            return Ok(Written { object, warnings });
-        }
-        strategy::prepare_update(kind, part, &old, &mut new);
-        admission::keep_allocated(kind, &old, &mut new);
-        (kind.default)(&mut new);
-        strategy::count_generation(kind, &old, &mut new);
-        auth::restrict(how.identity, kind, &new)?;
-        // What the server itself changes (a Pod's node) may be what a client may not.
-        if part != Part::Whole {
-            strategy::validate(kind, &new, Some(&old))?;
-        }
-        let seen = Seen { entry: &entry, object: &old };
-        match replace(core, kind, seen, new, how.dry_run).await? {
-            Replaced::Kept(object) | Replaced::Deleted(object) => return Ok(Written { object, warnings }),
-            Replaced::Lost => {}
+        check_same(place, &old, &checked.object)?;
+        let wanted = Wanted { checked, noted: true };
+        if let Outcome::Done(written) = update_to(core, place, part, how, (&entry, old), wanted).await? {
+            return Ok(written);
         }
     }
     Err(Fault::modified(kind, &place.name))
 }
 
+/// What became of one attempt at an update.
+pub(crate) enum Outcome {
+    /// It is done.
+    Done(Written),
+    /// Something else is stored by now.
+    Lost,
+}
+
+/// An update to what an applied configuration makes of what was seen.
+pub(crate) async fn update_once(
+    core: &Core,
+    place: &Place,
+    part: Part,
+    how: &How<'_>,
+    seen: (&Entry, Value),
+    applied: Value,
+) -> Result<Outcome, Fault> {
+    let checked = strategy::typecheck(place.kind, applied, FieldValidation::Ignore)?;
+    update_to(core, place, part, how, seen, Wanted { checked, noted: false }).await
+}
+
+/// What is wanted, and whether its author is still to be noted.
+struct Wanted {
+    checked: strategy::Checked,
+    noted: bool,
+}
+
+async fn update_to(
+    core: &Core,
+    place: &Place,
+    part: Part,
+    how: &How<'_>,
+    (entry, old): (&Entry, Value),
+    wanted: Wanted,
+) -> Result<Outcome, Fault> {
+    let kind = place.kind;
+    let (mut new, warnings) = (wanted.checked.object, wanted.checked.warnings);
+    auth::restrict(how.identity, kind, &old)?;
+    if part == Part::Status && kind.volatile_status {
+        let object = volatile_status(core, place, entry, old, &new, how.dry_run)?;
+        return Ok(Outcome::Done(Written { object, warnings }));
+    }
+    let applied = (!wanted.noted).then(|| new.pointer("/metadata/managedFields").cloned());
+    strategy::prepare_update(kind, part, &old, &mut new);
+    admission::keep_allocated(kind, &old, &mut new);
+    (kind.default)(&mut new);
+    match applied {
+        // An applied status brings its entries with it, though the rest of the metadata stays.
+        Some(fields) => strategy::put_field(codec::metadata_mut(&mut new), "managedFields", fields),
+        None => apply::note(core, place, part, Some(&old), &mut new, how),
+    }
+    strategy::count_generation(kind, &old, &mut new);
+    auth::restrict(how.identity, kind, &new)?;
+    // What the server itself changes (a Pod's node) may be what a client may not.
+    if part != Part::Whole {
+        strategy::validate(kind, &new, Some(&old))?;
+    }
+    Ok(match replace(core, kind, Seen { entry, object: &old }, new, how.dry_run).await? {
+        Replaced::Kept(object) | Replaced::Deleted(object) => Outcome::Done(Written { object, warnings }),
+        Replaced::Lost => Outcome::Lost,
+    })
+}
+
 /// Whether the wanted object is the one at `place`, as far as it says so.
-fn check_same(place: &Place, old: &Value, new: &Value) -> Result<(), Fault> {
+pub(crate) fn check_same(place: &Place, old: &Value, new: &Value) -> Result<(), Fault> {
     let kind = place.kind;
     let said = |field: &str| Some(text(new, field)).filter(|t| !t.is_empty());
     if let Some(name) = said("/metadata/name").filter(|name| *name != place.name) {

@@ -300,3 +300,88 @@ async fn who_cannot_say_who_they_are_is_refused() {
     assert!(!well && said.contains("Unauthorized"), "{said}");
     cluster.cancel.cancel();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_explains_and_says_which_kinds_there_are_not() {
+    let cluster = cluster().await;
+    let kubectl = async |args: &[&str]| cluster.kubectl(args, "").await;
+    let said = kubectl(&["explain", "pod.spec.containers.resources"]).await;
+    for word in
+        ["KIND:       Pod", "FIELD: resources <ResourceRequirements>", "limits\t<map[string]Quantity>"]
+    {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    let said = kubectl(&["explain", "deployment.spec.strategy.rollingUpdate", "--recursive"]).await;
+    for word in ["GROUP:      apps", "maxSurge\t<IntOrString>", "maxUnavailable\t<IntOrString>"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    assert!(kubectl(&["explain", "deploy.spec"]).await.contains("template\t<PodTemplateSpec> -required-"));
+    assert!(
+        kubectl(&["explain", "ingress.spec.rules", "--recursive"])
+            .await
+            .contains("pathType\t<string> -required-")
+    );
+    assert!(kubectl(&["explain", "endpointconsumer.status"]).await.contains("observedRevision\t<integer>"));
+    let foreign = "apiVersion: example.com/v1\nkind: Gadget\nmetadata: {name: g}\n";
+    for verb in ["apply", "create"] {
+        let (well, said) = cluster.run(&[verb, "-f", "-"], foreign).await;
+        assert!(
+            !well && said.contains(r#"no matches for kind "Gadget" in version "example.com/v1""#),
+            "{said}"
+        );
+    }
+    let (well, said) =
+        cluster.run(&["apply", "-f", "-"], "apiVersion: v1\nkind: Gadget\nmetadata: {name: g}\n").await;
+    assert!(!well && said.contains(r#"no matches for kind "Gadget" in version "v1""#), "{said}");
+    cluster.cancel.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_applies_on_the_servers_side() {
+    let cluster = cluster().await;
+    let kubectl = async |args: &[&str]| cluster.kubectl(args, "").await;
+    let apply = ["apply", "--server-side", "-f", "-"];
+    let said = cluster.kubectl(&apply, MANIFEST).await;
+    assert_eq!(said, "deployment.apps/app serverside-applied\nservice/app serverside-applied\n");
+    kubectl(&["scale", "deploy/app", "--replicas", "5"]).await;
+    let (well, said) = cluster.run(&apply, MANIFEST).await;
+    assert!(!well && said.contains("Apply failed with 1 conflict"), "{said}");
+    assert!(
+        said.contains(r#"conflict with "kubectl" with subresource "scale" using apps/v1: .spec.replicas"#),
+        "{said}"
+    );
+    let mut forced = apply.to_vec();
+    forced.push("--force-conflicts");
+    cluster.kubectl(&forced, MANIFEST).await;
+    assert_eq!(kubectl(&["get", "deploy", "app", "-o", "jsonpath={.spec.replicas}"]).await, "3");
+    let shown = kubectl(&["get", "deploy", "app", "-o", "yaml", "--show-managed-fields"]).await;
+    assert!(shown.contains("manager: kubectl") && shown.contains(r#"k:{"name":"app"}:"#), "{shown}");
+    assert!(!kubectl(&["get", "deploy", "app", "-o", "yaml"]).await.contains("managedFields"));
+
+    // Who began on the client's side can go on at the server's: their fields move with them.
+    kubectl(&["delete", "deploy/app"]).await;
+    cluster.kubectl(&["apply", "-f", "-"], MANIFEST).await;
+    let changed = MANIFEST.replace("replicas: 3", "replicas: 4");
+    let said = cluster.kubectl(&apply, &changed).await;
+    assert!(said.contains("deployment.apps/app serverside-applied"), "{said}");
+    assert_eq!(kubectl(&["get", "deploy", "app", "-o", "jsonpath={.spec.replicas}"]).await, "4");
+    let (well, said) = cluster.run(&["diff", "--server-side", "-f", "-"], &changed).await;
+    assert!(well && said.is_empty(), "{said}");
+    let (well, said) = cluster.run(&["diff", "-f", "-"], MANIFEST).await;
+    assert!(!well && said.contains("-  replicas: 4") && said.contains("+  replicas: 3"), "{said}");
+    cluster.cancel.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_drain_keeps_its_own_time_limit() {
+    let cluster = cluster().await;
+    populate(&cluster.bench, &["a"]).await;
+    let spent = json!({"status": {"observedGeneration": 1, "disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1}});
+    cluster.bench.merge(&format!("{BUDGETS}/b/status"), spent).await.ok();
+    let began = std::time::Instant::now();
+    let (well, said) = cluster.run(&["drain", "n1", "--timeout=2s"], "").await;
+    assert!(!well && said.contains("global timeout reached: 2s"), "{said}");
+    assert!(said.contains("would violate the pod's disruption budget"), "{said}");
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    cluster.cancel.cancel();
+}

@@ -109,9 +109,11 @@ async fn round<K: Object>(
     while let Some(event) = stream.next().await {
         let (revision, change) = match event? {
             WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                (meta::revision(object.metadata()), Change::Applied(object))
+                (meta::revision(object.metadata()), Change::Applied(light(object)))
             }
-            WatchEvent::Deleted(object) => (meta::revision(object.metadata()), Change::Deleted(object)),
+            WatchEvent::Deleted(object) => {
+                (meta::revision(object.metadata()), Change::Deleted(light(object)))
+            }
             WatchEvent::Bookmark(mark) => {
                 let revision = mark.metadata.resource_version.parse().unwrap_or_default();
                 (revision, Change::Reached(revision))
@@ -135,7 +137,7 @@ async fn list<K: Object>(api: &Api<K>, selection: &Selection) -> Result<(Vec<K>,
     let mut objects = Vec::new();
     loop {
         let page = api.list(&params).await?;
-        objects.extend(page.items);
+        objects.extend(page.items.into_iter().map(light));
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params.continue_token = Some(token),
             None => {
@@ -145,6 +147,13 @@ async fn list<K: Object>(api: &Api<K>, selection: &Selection) -> Result<(Vec<K>,
             }
         }
     }
+}
+
+/// The object without the record of who wrote what: nobody here reads it, and it is as large as the object. Whoever
+/// writes the object back loses nothing by that.
+fn light<K: Object>(mut object: K) -> K {
+    object.metadata_mut().managed_fields = None;
+    object
 }
 
 /// Whether the position is no longer to be had, so that a new list is due.

@@ -25,8 +25,12 @@ pub async fn bench() -> Bench {
 }
 
 pub async fn bench_with(options: Options) -> Bench {
+    bench_over(hitless_store::Options::default(), options).await
+}
+
+pub async fn bench_over(store: hitless_store::Options, options: Options) -> Bench {
     let directory = tempfile::tempdir().unwrap();
-    let store = Arc::new(Embedded::open(directory.path(), hitless_store::Options::default()).unwrap());
+    let store = Arc::new(Embedded::open(directory.path(), store).unwrap());
     let server = ApiServer::new(Arc::clone(&store) as Arc<dyn Store>, options).await.unwrap();
     Bench { server, store, identity: Identity::master("test"), _directory: directory }
 }

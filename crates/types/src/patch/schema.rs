@@ -1,33 +1,17 @@
-//! Facts of the Kubernetes API that a strategic merge needs: which lists are merged, and by which key.
+//! What a strategic merge must know of a field: whether its list is merged, and by which key. Read from the table of types.
 //!
-//! They are the `x-kubernetes-patch-strategy` and `x-kubernetes-patch-merge-key` of Kubernetes' published OpenAPI.
-//! What is not here is merged if it is an object, and replaced if it is a list.
+//! What the table does not know is merged if it is an object, and replaced if it is a list.
 
-use crate::kinds::Kind;
+use crate::{
+    kinds::Kind,
+    schema::{Object, Schema, Shape},
+};
 
-/// The type of an object, as far as merging must know it.
+/// The type of an object, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Type {
-    Pod,
-    Workload,
-    Node,
-    Service,
-    ServiceAccount,
-    Namespace,
-    Budget,
-    WorkloadSpec,
-    NodeSpec,
-    ServiceSpec,
-    BudgetSpec,
-    PodTemplate,
-    PodSpec,
-    Container,
-    Meta,
-    PodStatus,
-    NodeStatus,
-    Status,
-    /// Metadata is known, nothing else.
-    Other,
+    /// One of the table.
+    Known(&'static Object),
     /// Nothing is known.
     Plain,
 }
@@ -45,66 +29,27 @@ pub(super) enum Rule {
     Replace,
 }
 
-pub(super) fn root(kind: &Kind) -> Type {
-    match (kind.group, kind.kind) {
-        ("", "Pod") => Type::Pod,
-        ("", "Node") => Type::Node,
-        ("", "Service") => Type::Service,
-        ("", "ServiceAccount") => Type::ServiceAccount,
-        ("", "Namespace") => Type::Namespace,
-        ("apps", _) => Type::Workload,
-        ("policy", "PodDisruptionBudget") => Type::Budget,
-        _ => Type::Other,
+fn of_shape(shape: &Shape) -> Type {
+    match shape {
+        Shape::Object(place) => Schema::get().object(*place).map_or(Type::Plain, Type::Known),
+        _ => Type::Plain,
     }
 }
 
+pub(super) fn root(kind: &Kind) -> Type {
+    Schema::get().of_kind(kind).map_or(Type::Plain, |shape| of_shape(&shape))
+}
+
 pub(super) fn rule(of: Type, field: &str) -> Rule {
-    use Rule::{ByKey, Default, Replace, Set};
-    match (of, field) {
-        (Type::Plain, _) => Default(Type::Plain),
-        (Type::Meta, "ownerReferences") => ByKey("uid", Type::Plain),
-        (Type::Meta, "finalizers") => Set,
-        (Type::Pod | Type::PodTemplate, "spec") => Default(Type::PodSpec),
-        (Type::Pod, "status") => Default(Type::PodStatus),
-        (Type::Workload, "spec") => Default(Type::WorkloadSpec),
-        (Type::WorkloadSpec, "template") => Default(Type::PodTemplate),
-        (Type::Node, "spec") => Default(Type::NodeSpec),
-        (Type::Node, "status") => Default(Type::NodeStatus),
-        (Type::Service, "spec") => Default(Type::ServiceSpec),
-        (Type::ServiceSpec, "ports") => ByKey("port", Type::Plain),
-        (Type::ServiceAccount, "secrets") => ByKey("name", Type::Plain),
-        (Type::Budget, "spec") => Default(Type::BudgetSpec),
-        (Type::BudgetSpec, "selector") => Replace,
-        (Type::NodeSpec, "podCIDRs") => Set,
-        (Type::PodSpec, "containers" | "initContainers" | "ephemeralContainers") => {
-            ByKey("name", Type::Container)
-        }
-        (Type::PodSpec, "volumes" | "imagePullSecrets" | "schedulingGates" | "resourceClaims") => {
-            ByKey("name", Type::Plain)
-        }
-        (Type::PodSpec, "hostAliases") => ByKey("ip", Type::Plain),
-        (Type::PodSpec, "topologySpreadConstraints") => ByKey("topologyKey", Type::Plain),
-        (Type::Container, "ports") => ByKey("containerPort", Type::Plain),
-        (Type::Container, "env") => ByKey("name", Type::Plain),
-        (Type::Container, "volumeMounts") => ByKey("mountPath", Type::Plain),
-        (Type::Container, "volumeDevices") => ByKey("devicePath", Type::Plain),
-        (Type::PodStatus | Type::NodeStatus | Type::Status, "conditions") => ByKey("type", Type::Plain),
-        (Type::PodStatus, "podIPs" | "hostIPs") => ByKey("ip", Type::Plain),
-        (Type::PodStatus, "resourceClaimStatuses") => ByKey("name", Type::Plain),
-        (Type::NodeStatus, "addresses") => ByKey("type", Type::Plain),
-        (Type::Workload | Type::Service | Type::Namespace | Type::Budget, "status") => Default(Type::Status),
-        (
-            Type::Pod
-            | Type::Workload
-            | Type::Node
-            | Type::Service
-            | Type::ServiceAccount
-            | Type::Namespace
-            | Type::Budget
-            | Type::PodTemplate
-            | Type::Other,
-            "metadata",
-        ) => Default(Type::Meta),
-        _ => Default(Type::Plain),
+    let known = match of {
+        Type::Known(object) => object.field(field),
+        Type::Plain => None,
+    };
+    let Some(field) = known else { return Rule::Default(Type::Plain) };
+    match (field.patch.merge, &field.shape) {
+        _ if field.patch.replace => Rule::Replace,
+        (Some(""), _) => Rule::Set,
+        (Some(key), Shape::List(item)) => Rule::ByKey(key, of_shape(item)),
+        (_, shape) => Rule::Default(of_shape(shape)),
     }
 }
