@@ -1,9 +1,9 @@
 # One front door. `make prove` shows what Hitless does; `make test` is what CI runs.
 .DEFAULT_GOAL := help
 CARGO ?= cargo
-BIN := $(or $(CARGO_TARGET_DIR),target)/debug/hitless
+BIN := $(or $(CARGO_TARGET_DIR),target)/release/hitless
 
-.PHONY: help deps build test tidy lint prove bench install
+.PHONY: help deps build release test tidy lint prove bench install
 
 help: ## this text
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -28,12 +28,14 @@ test: ## everything that CI runs: lints, unit and property tests, real container
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace
 
-prove: build ## a two-node cluster under traffic: the scenarios, with both comparisons (as root)
+release: deps ## what proofs and benchmarks run
+	$(CARGO) build --release --bin hitless
+
+prove: release ## a two-node cluster under traffic: the scenarios, with both comparisons (as root)
 	$(BIN) prove --compare $(PROVE_ARGS)
 
-bench: build ## every figure of BENCHMARKS.md
+bench: release ## every figure of BENCHMARKS.md
 	tools/bench.sh $(BIN)
 
-install: deps ## a release build in /usr/local/bin
-	$(CARGO) build --release --bin hitless
-	install -m 0755 $(or $(CARGO_TARGET_DIR),target)/release/hitless /usr/local/bin/hitless
+install: release ## a release build in /usr/local/bin
+	install -m 0755 $(BIN) /usr/local/bin/hitless

@@ -10,6 +10,8 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::oneshot;
 
+use crate::node::priority;
+
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const REQUEST_DUMP: u16 = 0x301;
 const ERROR: u16 = 2;
@@ -37,6 +39,7 @@ pub async fn incoming(namespace: File) -> io::Result<Vec<Connection>> {
     let (done, answer) = oneshot::channel();
     // A namespace is entered by a thread and stays with it, so this thread is for nothing else.
     std::thread::Builder::new().name("sockets".into()).spawn(move || {
+        priority::prefer();
         let _asker_has_gone = done.send(look(&namespace));
     })?;
     answer.await.unwrap_or_else(|_| Err(io::Error::other("the thread in the namespace panicked")))

@@ -238,7 +238,10 @@ async fn a_damaged_file_is_an_error_or_harmless_but_never_a_panic_or_a_wrong_ans
     store.close().await;
     let closed = fs::read(original.path().join("store.redb")).unwrap();
     let mut refused = 0;
-    for image in [crashed, closed] {
+    // Damage to the last batch before a crash looks like a batch that was never acknowledged, in any log that is flushed once.
+    let last = whole.entries.iter().max_by_key(|entry| entry.modified).unwrap();
+    let but_last: Vec<Entry> = whole.entries.iter().filter(|entry| *entry != last).cloned().collect();
+    for (image, sound) in [(crashed, vec![&whole.entries, &but_last]), (closed, vec![&whole.entries])] {
         let step = (image.len() / 80).max(1) | 1;
         let flips =
             (0..64).step_by(3).chain((64..image.len()).step_by(step)).map(|place| (place, image.len()));
@@ -249,21 +252,22 @@ async fn a_damaged_file_is_an_error_or_harmless_but_never_a_panic_or_a_wrong_ans
                 *byte ^= 0x5a;
             }
             damaged.truncate(length);
-            refused += usize::from(!sound_or_refused(&damaged, &whole.entries, (place, length)).await);
+            refused += usize::from(!sound_or_refused(&damaged, &sound, (place, length)).await);
         }
     }
     assert!(refused > 20, "only {refused} of the damaged files were refused");
 }
 
-/// True if the file could be opened; then it must hold everything and take a write.
-async fn sound_or_refused(file: &[u8], whole: &[Entry], place: (usize, usize)) -> bool {
+/// True if the file could be opened; then it must hold one of `sound` and take a write.
+async fn sound_or_refused(file: &[u8], sound: &[&Vec<Entry>], place: (usize, usize)) -> bool {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("store.redb"), file).unwrap();
     match Embedded::open(directory.path(), Options::default()) {
         // An empty file is a new store: nothing was there to be lost.
         Ok(store) if file.is_empty() => store.revision() == Revision::ZERO,
         Ok(store) => {
-            assert_eq!(store.list("", None, None).await.unwrap().entries, whole, "damage at {place:?}");
+            let found = store.list("", None, None).await.unwrap().entries;
+            assert!(sound.contains(&&found), "damage at {place:?}: {} entries", found.len());
             put(&store, "/after", "1").await;
             true
         }

@@ -1,7 +1,7 @@
 //! cgroups, version 1 (each controller mounted by itself), version 2, and both beside each other.
 //!
 //! Everything that a cluster starts lives below `/hitless-NAME` in every hierarchy, so that whatever is left after a crash is
-//! found by asking the kernel. Processes go into leaves only (`engine`, `NODE/agent`, `NODE/containerd`), as version 2 demands of
+//! found by asking the kernel. Processes go into leaves only (`engine`, `agents/NODE`, `NODE/containerd`), as version 2 demands of
 //! a tree whose other branches (`NODE/pods`) get controllers.
 
 use std::{

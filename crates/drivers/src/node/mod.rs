@@ -30,8 +30,8 @@ use containerd::{ContainerdError, Supervisor};
 use plan::{ClusterPlan, NodePlan};
 use programs::Programs;
 
-/// The agent's share of its node's processors under load, in multiples of what containerd and the Pods get.
-const AGENT_WEIGHT: u32 = 10;
+/// The share of all agents of the processors under load, in multiples of what one node's containerd and Pods get.
+const AGENTS_WEIGHT: u32 = 10;
 
 /// A cluster or a node could not be brought up.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +91,10 @@ pub struct Took {
 pub async fn prepare(plan: &ClusterPlan, programs: &Programs, cgroups: &Cgroups) -> Result<(), NodeError> {
     make_directories([&plan.run_dir, &plan.data_dir])?;
     cgroups.create(&plan.engine_cgroup)?;
+    cgroups.create(&plan.agents_cgroup)?;
+    // An agent must not wait for a processor behind the containers that it has started, so it does not share a branch of the tree with
+    // them: what they have used up would count against it.
+    cgroups.prefer(&plan.agents_cgroup, AGENTS_WEIGHT)?;
     links::cluster_up(plan).await?;
     let (nft, plan) = (programs.nft.clone(), plan.clone());
     Ok(tokio::task::spawn_blocking(move || egress::up(&nft, &plan)).await??)
@@ -103,8 +107,6 @@ pub async fn bring_up(node: &NodePlan, programs: &Programs, cgroups: &Cgroups) -
     for group in [&node.agent_cgroup, &node.containerd_cgroup, &node.pods_cgroup] {
         cgroups.create(group)?;
     }
-    // The agent must not wait for a processor behind the containers that it has started.
-    cgroups.prefer(&node.agent_cgroup, AGENT_WEIGHT)?;
     let namespace = node.netns.clone();
     tokio::task::spawn_blocking(move || netns::create(&namespace)).await??;
     links::node_up(node).await?;

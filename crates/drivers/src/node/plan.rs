@@ -93,6 +93,8 @@ pub struct ClusterPlan {
     pub cgroup: CgroupPath,
     /// The engine's own leaf of the tree.
     pub engine_cgroup: CgroupPath,
+    /// Parent of the agents' cgroups: beside those of the nodes, not in them.
+    pub agents_cgroup: CgroupPath,
     /// The bridge in the machine's own network namespace that joins the nodes.
     pub bridge: String,
     /// Range of the nodes' addresses.
@@ -167,6 +169,7 @@ impl ClusterPlan {
             run_dir: paths.run_of(name),
             data_dir: paths.data_of(name),
             engine_cgroup: cgroup.child("engine"),
+            agents_cgroup: cgroup.child("agents"),
             cgroup,
             bridge: bridge(slot),
             link_net: net(200 + slot, 0, 24),
@@ -209,7 +212,7 @@ impl ClusterPlan {
             pod_cidr: pods(index),
             peers: (1..=nodes).filter(|other| *other != index).map(|i| (pods(i), address(i))).collect(),
             pods_cgroup: cgroup.child("pods"),
-            agent_cgroup: cgroup.child("agent"),
+            agent_cgroup: self.agents_cgroup.child(&name),
             containerd_cgroup: cgroup.child("containerd"),
             cgroup,
             socket: run_dir.join("containerd.sock"),
