@@ -118,10 +118,10 @@ fn step_of(keys: &[&'static str], object: &Object, element: &Value) -> Result<St
 }
 
 /// A list's elements by their steps; `None` where an element has no key or two have the same.
-fn by_step<'v>(
-    items: &'v [Value],
+fn by_step(
+    items: &[Value],
     step: impl Fn(&Value) -> Result<Step, &'static str>,
-) -> Option<Vec<(Step, &'v Value)>> {
+) -> Option<Vec<(Step, &Value)>> {
     let all: Result<Vec<_>, _> = items.iter().map(|item| step(item).map(|step| (step, item))).collect();
     let all = all.ok()?;
     let mut seen: Vec<&Step> = all.iter().map(|(step, _)| step).collect();
