@@ -39,9 +39,10 @@ fn pod() -> Value {
 
 fn status(round: usize) -> Value {
     let condition = |type_: &str| json!({"type": type_, "status": if round % 2 == 0 { "True" } else { "False" }, "lastTransitionTime": round.to_string()});
+    let conditions = ["Initialized", "Ready", "ContainersReady", "PodScheduled"].map(condition);
     json!({
         "phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}], "hostIP": "192.168.0.1",
-        "conditions": ["Initialized", "Ready", "ContainersReady", "PodScheduled"].map(condition),
+        "conditions": conditions,
         "containerStatuses": [{"name": "web", "ready": true, "restartCount": round, "image": "nginx:1.19"}],
     })
 }
