@@ -51,11 +51,13 @@ impl Identity {
     }
 }
 
-const NODE_READS: [&str; 11] = [
+const NODE_READS: [&str; 13] = [
     "pods",
     "services",
     "endpointslices",
     "endpoints",
+    "ingresses",
+    "ingressclasses",
     "configmaps",
     "secrets",
     "nodes",

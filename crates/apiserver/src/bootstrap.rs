@@ -1,4 +1,5 @@
-//! What a cluster has from the beginning: its namespaces, the Service `kubernetes`, and the CA in each namespace.
+//! What a cluster has from the beginning: its namespaces, the Service `kubernetes`, the class of its ingress, and the CA in
+//! each namespace.
 //!
 //! Level, not edge: each start makes what is missing and corrects what names another address.
 
@@ -67,7 +68,17 @@ pub(crate) async fn run(core: &Core) -> Result<(), Fault> {
             }
         }
     }
+    ingress_class(core).await?;
     kubernetes_service(core).await
+}
+
+/// The class of the ingress that each node runs, and of Ingresses that name none.
+async fn ingress_class(core: &Core) -> Result<(), Fault> {
+    let class = json!({
+        "metadata": {"name": "hitless", "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}},
+        "spec": {"controller": "hitless.dev/ingress"},
+    });
+    ensure(core, kind("networking.k8s.io", "v1", "ingressclasses")?, "", class).await
 }
 
 /// Notes the addresses that stored Services hold.

@@ -7,6 +7,7 @@ use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount},
     discovery::v1::EndpointSlice,
+    networking::v1::{Ingress, IngressClass},
     policy::v1::PodDisruptionBudget,
 };
 use kube::{Api, Client};
@@ -30,6 +31,8 @@ pub struct Informers {
     pub namespaces: Reflector<Namespace>,
     pub serviceaccounts: Reflector<ServiceAccount>,
     pub configmaps: Reflector<ConfigMap>,
+    pub ingresses: Reflector<Ingress>,
+    pub classes: Reflector<IngressClass>,
 }
 
 impl Informers {
@@ -52,6 +55,8 @@ impl Informers {
             serviceaccounts: Reflector::new(Api::all(c())),
             // Only the root certificate's ConfigMap of each namespace is of interest to a controller.
             configmaps: Reflector::new(Api::all(c())).fields("metadata.name=kube-root-ca.crt"),
+            ingresses: Reflector::new(Api::all(c())),
+            classes: Reflector::new(Api::all(c())),
         }
     }
 
@@ -71,6 +76,8 @@ impl Informers {
         let namespaces = self.namespaces.start(tasks, cancel);
         let serviceaccounts = self.serviceaccounts.start(tasks, cancel);
         let configmaps = self.configmaps.start(tasks, cancel);
+        let ingresses = self.ingresses.start(tasks, cancel);
+        let classes = self.classes.start(tasks, cancel);
         let context = context.clone();
         context.tasks.clone().spawn(async move {
             let all = async {
@@ -88,6 +95,8 @@ impl Informers {
                     namespaces.synced(),
                     serviceaccounts.synced(),
                     configmaps.synced(),
+                    ingresses.synced(),
+                    classes.synced(),
                 );
             };
             tokio::select! {

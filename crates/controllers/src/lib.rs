@@ -14,6 +14,7 @@ pub mod endpointslice;
 pub mod fence;
 pub mod garbage;
 pub mod informers;
+pub mod ingress;
 pub mod namespace;
 pub mod node;
 pub mod owner;
@@ -44,5 +45,6 @@ pub fn start(
     namespace::start(&context, &mut informers);
     serviceaccount::start(&context, &mut informers);
     garbage::start(&context, &mut informers);
+    ingress::start(&context, &mut informers);
     informers.start(&context);
 }

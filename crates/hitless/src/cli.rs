@@ -48,6 +48,32 @@ pub enum Loop {
     Off,
 }
 
+/// Where each node's ingress listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IngressPorts(pub Option<(u16, u16)>);
+
+impl Default for IngressPorts {
+    fn default() -> Self {
+        Self(Some((80, 443)))
+    }
+}
+
+impl std::str::FromStr for IngressPorts {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
+        text.split_once(',')
+            .and_then(|(http, https)| Some((port(http)?, port(https)?)))
+            .filter(|(http, https)| http != https)
+            .map(|ports| Self(Some(ports)))
+            .ok_or_else(|| "two ports, as in 80,443, or off".to_owned())
+    }
+}
+
 /// Which cluster, and where its files are.
 #[derive(Clone, Debug, Args)]
 pub struct Which {
@@ -74,6 +100,9 @@ pub struct Up {
     /// Return when the cluster is ready; it runs on in the background
     #[arg(long)]
     pub detach: bool,
+    /// Ports of each node's ingress, on the node's address; `off`: no ingress
+    #[arg(long, default_value = "80,443", value_name = "HTTP,HTTPS|off")]
+    pub ingress_ports: IngressPorts,
     /// Whether stop signals wait until the consumers have let go
     #[arg(long = "loop", value_enum, default_value_t = Loop::On, value_name = "on|off")]
     pub loop_: Loop,
@@ -184,6 +213,15 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_ports_of_the_ingress_are_two_or_none() {
+        assert_eq!("8080,8443".parse(), Ok(IngressPorts(Some((8080, 8443)))));
+        assert_eq!("off".parse(), Ok(IngressPorts(None)));
+        for text in ["", "80", "80,", "80,80", "0,443", "80,70000", "80,443,1"] {
+            assert!(text.parse::<IngressPorts>().is_err(), "{text}");
+        }
     }
 
     #[test]

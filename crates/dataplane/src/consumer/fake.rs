@@ -19,7 +19,8 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 /// Kinds that it holds, as paths name them.
-const KINDS: [&str; 3] = ["services", "endpointslices", "endpointconsumers"];
+const KINDS: [&str; 6] =
+    ["services", "endpointslices", "endpointconsumers", "ingresses", "ingressclasses", "secrets"];
 
 /// tokio's time, which a test can stop and move.
 pub struct TestClock(tokio::time::Instant);

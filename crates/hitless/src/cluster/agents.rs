@@ -51,6 +51,19 @@ pub struct AgentConfig {
     pub ca_pem: String,
     /// Whether stop signals wait for the consumers.
     pub loop_on: bool,
+    /// Ports of the node's ingress, for HTTP and HTTPS. None: it has none.
+    pub ingress_ports: Option<(u16, u16)>,
+}
+
+/// What all agents of a cluster are told alike.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    /// Where the API is.
+    pub api: SocketAddr,
+    /// Whether stop signals wait for the consumers.
+    pub loop_on: bool,
+    /// Ports of each node's ingress.
+    pub ingress_ports: Option<(u16, u16)>,
 }
 
 /// The running agents.
@@ -66,18 +79,11 @@ struct Agent {
 
 impl Agents {
     /// Starts one for each node.
-    pub fn start(
-        plan: &ClusterPlan,
-        files: &Files,
-        ca: &Ca,
-        api: SocketAddr,
-        loop_on: bool,
-        cgroups: &Cgroups,
-    ) -> Result<Self> {
+    pub fn start(plan: &ClusterPlan, files: &Files, ca: &Ca, told: Told, cgroups: &Cgroups) -> Result<Self> {
         let cancel = CancellationToken::new();
         let mut agents = Vec::new();
         for node in &plan.nodes {
-            write_files(plan, node, files, ca, api, loop_on)?;
+            write_files(plan, node, files, ca, told)?;
             let launch = Launch {
                 program: std::env::current_exe().context("cannot find this program's own file")?,
                 args: vec!["node".into(), "--config".into(), files.node_config(node).into()],
@@ -151,14 +157,8 @@ async fn watch(
     }
 }
 
-fn write_files(
-    plan: &ClusterPlan,
-    node: &NodePlan,
-    files: &Files,
-    ca: &Ca,
-    api: SocketAddr,
-    loop_on: bool,
-) -> Result<()> {
+fn write_files(plan: &ClusterPlan, node: &NodePlan, files: &Files, ca: &Ca, told: Told) -> Result<()> {
+    let Told { api, loop_on, ingress_ports } = told;
     let user = format!("system:node:{}", node.name);
     let client = ca.issue_client(&user, &["system:nodes"])?;
     let kubeconfig = files.node_kubeconfig(node);
@@ -180,6 +180,7 @@ fn write_files(
         key_pem: serving.key_pem,
         ca_pem: ca.cert_pem().to_owned(),
         loop_on,
+        ingress_ports,
     };
     let path = files.node_config(node);
     // The file holds a key, so it is root's alone, like a kubeconfig.

@@ -23,7 +23,7 @@ use hitless_drivers::node::{
 use tokio::time::Instant;
 
 use crate::{
-    cli::Up,
+    cli::{IngressPorts, Up},
     fault::Fault,
     steps::{Steps, shown},
 };
@@ -47,6 +47,8 @@ pub struct Wanted {
     pub paths: Paths,
     /// Whether stop signals wait for the consumers.
     pub loop_on: bool,
+    /// Where each node's ingress listens.
+    pub ingress_ports: IngressPorts,
 }
 
 impl From<&Up> for Wanted {
@@ -57,6 +59,7 @@ impl From<&Up> for Wanted {
             port: up.port,
             paths: paths(&up.which.data_dir),
             loop_on: up.loop_ == crate::cli::Loop::On,
+            ingress_ports: up.ingress_ports,
         }
     }
 }
@@ -140,7 +143,8 @@ impl Cluster {
             bring_up_all(&plan, programs, &cgroups, steps),
         )?;
         let api = SocketAddr::new(plan.machine_address.into(), port);
-        let agents = agents::Agents::start(&plan, &files, control.ca(), api, wanted.loop_on, &cgroups)?;
+        let told = agents::Told { api, loop_on: wanted.loop_on, ingress_ports: wanted.ingress_ports.0 };
+        let agents = agents::Agents::start(&plan, &files, control.ca(), told, &cgroups)?;
         let waited = Instant::now();
         tokio::time::timeout(READY_BOUND, parts::all_ready(&control.client, &plan)).await.map_err(
             |_| {

@@ -1,4 +1,4 @@
-//! The agent of one node: kubelet and service proxy, plain API clients in the node's network namespace.
+//! The agent of one node: kubelet, service proxy and ingress, plain API clients in the node's network namespace.
 //!
 //! SIGTERM shuts the node down: its Pods are stopped first. After SIGKILL its Pods run on, and the next agent adopts them.
 
@@ -6,7 +6,7 @@ use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use hitless_base::{Clock, SystemClock};
-use hitless_dataplane::Kernel;
+use hitless_dataplane::{Kernel, ingress};
 use hitless_drivers::{
     cri::Containerd,
     nft::{Nft, NftOptions},
@@ -41,10 +41,17 @@ pub async fn run(config: &Path) -> Result<ExitCode> {
         tasks.spawn(async move { Ok(hitless_kubelet::run(client, runtime, options, clock, ends).await?) });
     }
     {
-        let (name, clock, ends) = (config.node_name.clone(), clock.clone(), proxy_ends.clone());
+        let (client, name, clock, ends) =
+            (client.clone(), config.node_name.clone(), clock.clone(), proxy_ends.clone());
         tasks.spawn(
             async move { Ok(hitless_dataplane::proxy::run(client, name, kernel, clock, ends).await?) },
         );
+    }
+    if let Some((http_port, https_port)) = config.ingress_ports {
+        let options =
+            ingress::Options { http_port, https_port, ..ingress::Options::new(vec![config.node_ip.into()]) };
+        let (name, clock, ends) = (config.node_name.clone(), clock.clone(), proxy_ends.clone());
+        tasks.spawn(async move { Ok(ingress::run(client, name, options, clock, ends).await?) });
     }
     let ended = tokio::select! {
         () = ends.any() => None,

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::up::{Ends, STOP_GRACE};
 use crate::{
-    cli::Prove,
+    cli::{IngressPorts, Prove},
     cluster::{Cluster, Wanted, forget_objects, paths},
     fault::Fault,
     steps::Quiet,
@@ -27,8 +27,14 @@ pub struct Own {
 impl Own {
     /// None runs yet.
     pub fn new(name: &str, data_dir: &Path) -> Self {
-        let wanted =
-            Wanted { name: name.to_owned(), nodes: 2, port: 0, paths: paths(data_dir), loop_on: true };
+        let wanted = Wanted {
+            name: name.to_owned(),
+            nodes: 2,
+            port: 0,
+            paths: paths(data_dir),
+            loop_on: true,
+            ingress_ports: IngressPorts::default(),
+        };
         Self { wanted, running: None }
     }
 
