@@ -38,7 +38,7 @@ fn pod() -> Value {
 }
 
 fn status(round: usize) -> Value {
-    let condition = |type_: &str| json!({"type": type_, "status": if round % 2 == 0 { "True" } else { "False" }, "lastTransitionTime": round.to_string()});
+    let condition = |type_: &str| json!({"type": type_, "status": if round.is_multiple_of(2) { "True" } else { "False" }, "lastTransitionTime": round.to_string()});
     let conditions = ["Initialized", "Ready", "ContainersReady", "PodScheduled"].map(condition);
     json!({
         "phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}], "hostIP": "192.168.0.1",

@@ -92,13 +92,11 @@ pub struct Watches<L: Level> {
 
 impl<L: Level> Watches<L> {
     /// Follows all objects of a kind that `selection` matches; `step` says what a change means to the level, if anything.
-    pub fn follow<K: Object>(
+    pub fn follow<K: Object + k8s_openapi::Resource>(
         &mut self,
         selection: Selection,
         step: impl Fn(Change<K>) -> Option<L::Step> + Send + 'static,
-    ) where
-        K: k8s_openapi::Resource,
-    {
+    ) {
         let (api, to) = (Api::all(self.client.clone()), self.feed.clone());
         self.tasks.spawn(list_watch(api, selection, self.cancel.clone(), move |change| {
             if let Some(step) = step(change) {

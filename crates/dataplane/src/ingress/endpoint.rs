@@ -36,6 +36,9 @@ impl EndpointId {
     }
 }
 
+/// Idle connections, with the moment at which each fell idle.
+type Idle<C> = Mutex<Vec<(Instant, C)>>;
+
 /// An endpoint that is, or was, in the table. `C` is a connection to it.
 #[derive(Debug)]
 pub struct Endpoint<C> {
@@ -49,7 +52,7 @@ pub struct Endpoint<C> {
     suspect_until_ms: AtomicU64,
     born: Instant,
     /// One stack of idle connections for each worker, so that workers do not wait for each other.
-    idle: Box<[Mutex<Vec<(Instant, C)>>]>,
+    idle: Box<[Idle<C>]>,
 }
 
 impl<C> Endpoint<C> {
