@@ -36,6 +36,7 @@ mod scale;
 mod serve;
 mod server;
 mod strategy;
+mod streaming;
 mod subresources;
 mod table;
 mod volatile;

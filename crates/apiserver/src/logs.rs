@@ -24,9 +24,9 @@ const PASSED_ON: [&str; 7] =
 
 /// Where a node's kubelet listens.
 #[derive(Debug, PartialEq, Eq)]
-struct Kubelet {
-    host: String,
-    port: u16,
+pub(crate) struct Kubelet {
+    pub(crate) host: String,
+    pub(crate) port: u16,
 }
 
 /// The container's output.
@@ -43,17 +43,25 @@ pub(crate) async fn logs(core: &Core, place: &Place, query: &Query) -> Result<Re
         // Nothing has run, so nothing was said.
         return Ok(reply::plain(StatusCode::OK, Body::empty()));
     }
-    let nodes = kinds::by_path("", "v1", "nodes").ok_or_else(Fault::no_resource)?;
-    let Some((_, node)) = core.load(nodes, "", node).await? else {
-        return Err(Fault::not_found(nodes, node));
-    };
-    let kubelet = kubelet(&node)?;
+    let kubelet = kubelet_of(core, node).await?;
     let path = log_path(&place.namespace, &place.name, &container, query);
     fetch(core, &kubelet, &path).await
 }
 
+/// Where the node's kubelet listens.
+///
+/// # Errors
+/// 404 without such a node, 500 when it does not say.
+pub(crate) async fn kubelet_of(core: &Core, node: &str) -> Result<Kubelet, Fault> {
+    let nodes = kinds::by_path("", "v1", "nodes").ok_or_else(Fault::no_resource)?;
+    let Some((_, node)) = core.load(nodes, "", node).await? else {
+        return Err(Fault::not_found(nodes, node));
+    };
+    kubelet(&node)
+}
+
 /// Which container: the one that is named, or the only one there is.
-fn container(pod: &Value, named: Option<&str>) -> Result<String, Fault> {
+pub(crate) fn container(pod: &Value, named: Option<&str>) -> Result<String, Fault> {
     let pod_name = text(pod, "/metadata/name");
     let names = |field: &str| -> Vec<String> {
         let list = pod.pointer(&format!("/spec/{field}")).and_then(Value::as_array);
@@ -97,7 +105,7 @@ fn log_path(namespace: &str, pod: &str, container: &str, query: &Query) -> Strin
     format!("/containerLogs/{namespace}/{pod}/{container}?{}", passed.join("&"))
 }
 
-fn encode(text: &str) -> String {
+pub(crate) fn encode(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b':');
     text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
@@ -138,7 +146,7 @@ async fn fetch(core: &Core, kubelet: &Kubelet, path: &str) -> Result<Response, F
     Ok(reply::plain(StatusCode::OK, Body::new(Held { body, _sender: sender })))
 }
 
-async fn connect(
+pub(crate) async fn connect(
     kubelet: &Kubelet,
     tls: Arc<rustls::ClientConfig>,
 ) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {

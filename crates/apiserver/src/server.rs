@@ -35,7 +35,7 @@ use crate::{
     route::{self, Place, Target},
     scale,
     strategy::{FieldValidation, Part},
-    subresources, watch,
+    streaming, subresources, watch,
     write::{self, How},
 };
 
@@ -123,6 +123,8 @@ struct Call {
     body: Body,
     /// Fields that stand twice in the body, as far as that is looked at.
     doubled: Vec<String>,
+    /// The connection itself, for what becomes a stream.
+    upgrade: Option<hyper::upgrade::OnUpgrade>,
 }
 
 /// Answers a request. Never fails and never panics: what goes wrong is an answer.
@@ -178,10 +180,11 @@ async fn answer(
     core: &Arc<Core>,
     target: Option<Target>,
     verb: &'static str,
-    parts: Parts,
+    mut parts: Parts,
     query: Query,
     body: Body,
 ) -> Result<Response, Fault> {
+    let upgrade = parts.extensions.remove();
     let identity = parts.extensions.get::<Identity>().cloned().unwrap_or_else(Identity::anonymous);
     if identity.is_anonymous() && parts.headers.contains_key(header::AUTHORIZATION) {
         return Err(hitless_types::status::ApiFault::Unauthorized.into());
@@ -193,17 +196,11 @@ async fn answer(
     };
     auth::authorize(&identity, verb, &place)?;
     check_name(&place)?;
-    let call = Call {
-        core: Arc::clone(core),
-        identity,
-        method: parts.method,
-        query,
-        headers: parts.headers,
-        body,
-        doubled: Vec::new(),
-    };
-    // Watches and followed logs last; everything else has an end.
-    if verb == "watch" || place.sub == "log" {
+    let (core, method, headers) = (Arc::clone(core), parts.method, parts.headers);
+    let doubled = Vec::new();
+    let call = Call { core: Arc::clone(&core), identity, method, query, headers, body, doubled, upgrade };
+    // Watches, followed logs and streams last; everything else has an end.
+    if verb == "watch" || place.sub == "log" || streaming::is_stream(&place.sub) {
         return call.run(&place, verb).await;
     }
     let permit = core.in_flight.try_acquire();
@@ -369,6 +366,11 @@ impl Call {
     async fn subresource(self, place: &Place) -> Result<Response, Fault> {
         match (place.sub.as_str(), &self.method) {
             ("log", _) => logs::logs(&self.core, place, &self.query).await,
+            ("exec" | "attach" | "portforward", _) => {
+                let Self { core, method, query, headers, upgrade, .. } = self;
+                let (method, query, headers) = (&method, &query, &headers);
+                streaming::stream(&core, place, streaming::Asked { method, query, headers, upgrade }).await
+            }
             ("status", &Method::GET) => read::get(&self.core, place, self.format()?).await,
             ("status", &Method::PUT) => self.put(place, Part::Status).await,
             ("status", _) => self.patch(place, Part::Status).await,

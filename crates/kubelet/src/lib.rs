@@ -22,6 +22,7 @@ mod run;
 pub mod server;
 mod sources;
 mod stop;
+mod streaming;
 mod volumes;
 mod workers;
 

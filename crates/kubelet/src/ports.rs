@@ -148,6 +148,8 @@ pub struct ContainerSpec {
     pub log_path: String,
     /// Whether standard input stays open.
     pub stdin: bool,
+    /// Whether standard input is closed when the first attachment to it ends.
+    pub stdin_once: bool,
     /// Whether it gets a terminal.
     pub tty: bool,
     /// Limits.
@@ -276,6 +278,19 @@ pub struct ExecOutput {
     pub stderr: Vec<u8>,
 }
 
+/// Which standard streams of a command or container a client wants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Streams {
+    /// Standard input.
+    pub stdin: bool,
+    /// Standard output.
+    pub stdout: bool,
+    /// Error output; not with a terminal.
+    pub stderr: bool,
+    /// A terminal.
+    pub tty: bool,
+}
+
 /// A signal, by name (`SIGTERM`) or number (`15`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signal(pub String);
@@ -328,6 +343,12 @@ pub trait Runtime: Send + Sync + 'static {
         command: &[String],
         timeout: Duration,
     ) -> Result<ExecOutput, RuntimeError>;
+    /// Prepares a command in a container; its streams are had at the URL that comes back (SPDY/3.1, `v4.channel.k8s.io`).
+    async fn exec_url(&self, id: &str, command: &[String], streams: Streams) -> Result<String, RuntimeError>;
+    /// The URL of a running container's own streams.
+    async fn attach_url(&self, id: &str, streams: Streams) -> Result<String, RuntimeError>;
+    /// The URL at which a sandbox's ports are reached (SPDY/3.1, `portforward.k8s.io`).
+    async fn port_forward_url(&self, sandbox_id: &str, ports: &[u16]) -> Result<String, RuntimeError>;
     /// The image, if it is on the node.
     async fn image_status(&self, image: &str) -> Result<Option<Image>, RuntimeError>;
     /// Pulls an image and gives its id.

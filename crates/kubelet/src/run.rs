@@ -9,6 +9,7 @@ use hitless_base::{Backoff, Clock, chain};
 use hitless_client::{Recorder, Reflector};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{Api, Client};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
     options::Options,
     ports::{Runtime, RuntimeError},
     server::{self, ServeError, Shared},
+    streaming::{SESSIONS_MAX, Streaming},
     workers::Workers,
 };
 
@@ -72,6 +74,11 @@ pub async fn run(
             root_dir: root_dir.clone().into(),
             clock: clock.clone(),
             cancel: own.clone(),
+            streaming: Streaming {
+                runtime: runtime.clone(),
+                sessions: Arc::new(Semaphore::new(SESSIONS_MAX)),
+                tasks: tasks.clone(),
+            },
         };
         server::start(serving, shared, &tasks).await?;
     }

@@ -1,4 +1,4 @@
-//! The kubelet's HTTPS server: `/containerLogs/{namespace}/{pod}/{container}` and `/healthz`.
+//! The kubelet's HTTPS server: `/containerLogs/{namespace}/{pod}/{container}`, `/healthz`, and the streams of `crate::streaming`.
 //!
 //! Only for holders of a certificate of the cluster's CA that is the API server's own (`kube-apiserver-kubelet-client`)
 //! or an administrator's (group `system:masters`).
@@ -40,6 +40,7 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 use crate::{
     logs::{LogOptions, Reader},
     options::Serving,
+    streaming::{self, Streaming},
     volumes::PodDirs,
 };
 
@@ -119,6 +120,7 @@ pub(crate) struct Shared {
     pub root_dir: Arc<Path>,
     pub clock: Arc<dyn Clock>,
     pub cancel: CancellationToken,
+    pub streaming: Streaming,
 }
 
 /// Starts the server as tasks of `tasks`; gives the address that it listens on.
@@ -172,7 +174,7 @@ async fn connection(acceptor: TlsAcceptor, router: Router, stream: TcpStream) {
         .is_some_and(|cert| is_allowed(cert.as_ref()));
     let service = if allowed { router } else { Router::new().fallback(forbidden) };
     let served = auto::Builder::new(TokioExecutor::new())
-        .serve_connection(TokioIo::new(tls), TowerToHyperService::new(service))
+        .serve_connection_with_upgrades(TokioIo::new(tls), TowerToHyperService::new(service))
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "connection ended");
@@ -196,11 +198,12 @@ fn router(shared: Shared) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
+        .merge(streaming::routes())
         .with_state(shared)
 }
 
 /// A refusal in Kubernetes' words.
-struct Refusal(StatusCode, String);
+pub(crate) struct Refusal(pub StatusCode, pub String);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {

@@ -138,6 +138,11 @@ async fn logs_are_served_to_the_api_server_and_followed_to_the_end() {
         root_dir: root.path().into(),
         clock: Arc::new(hitless_base::SystemClock),
         cancel: cancel.clone(),
+        streaming: Streaming {
+            runtime: Arc::new(crate::tests::runtime::FakeRuntime::new()),
+            sessions: Arc::new(Semaphore::new(1)),
+            tasks: tasks.clone(),
+        },
     };
     let address = start(&serving, shared, &tasks).await.unwrap();
     until("the cache is filled", || pods.get("ns/p")).await;

@@ -95,6 +95,7 @@ pub(super) fn container_config(spec: &ContainerSpec, sandbox: &SandboxSpec) -> p
         annotations: map(&spec.annotations),
         log_path: spec.log_path.clone(),
         stdin: spec.stdin,
+        stdin_once: spec.stdin_once,
         tty: spec.tty,
         linux: Some(proto::LinuxContainerConfig {
             resources: Some(resources(&spec.resources)),

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use hitless_base::Backoff;
 use hitless_kubelet::ports::{
     Auth, Connection, Container, ContainerSpec, ContainerState, ExecOutput, Image, Runtime, RuntimeError,
-    Sandbox, SandboxSpec, Signal,
+    Sandbox, SandboxSpec, Signal, Streams,
 };
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -261,6 +261,28 @@ impl Runtime for Containerd {
             }
             Err(error) => Err(error),
         }
+    }
+
+    async fn exec_url(&self, id: &str, command: &[String], streams: Streams) -> Result<String, RuntimeError> {
+        let Streams { stdin, stdout, stderr, tty } = streams;
+        let (container_id, cmd) = (id.to_owned(), command.to_vec());
+        let request = proto::ExecRequest { container_id, cmd, tty, stdin, stdout, stderr };
+        let what = format!("container {id}");
+        bounded("Exec", what, ASK, self.runtime().exec(request)).await.map(|answer| answer.url)
+    }
+
+    async fn attach_url(&self, id: &str, streams: Streams) -> Result<String, RuntimeError> {
+        let Streams { stdin, stdout, stderr, tty } = streams;
+        let request = proto::AttachRequest { container_id: id.to_owned(), stdin, tty, stdout, stderr };
+        let what = format!("container {id}");
+        bounded("Attach", what, ASK, self.runtime().attach(request)).await.map(|answer| answer.url)
+    }
+
+    async fn port_forward_url(&self, sandbox_id: &str, ports: &[u16]) -> Result<String, RuntimeError> {
+        let port = ports.iter().map(|port| i32::from(*port)).collect();
+        let request = proto::PortForwardRequest { pod_sandbox_id: sandbox_id.to_owned(), port };
+        let what = format!("sandbox {sandbox_id}");
+        bounded("PortForward", what, ASK, self.runtime().port_forward(request)).await.map(|answer| answer.url)
     }
 
     async fn image_status(&self, image: &str) -> Result<Option<Image>, RuntimeError> {

@@ -14,6 +14,7 @@
 
 pub mod leftovers;
 pub mod run;
+pub mod tools;
 pub mod traffic;
 
 use std::{

@@ -170,6 +170,7 @@ pub fn container_spec(parts: Parts<'_>) -> Result<ContainerSpec, ConfigError> {
         annotations: annotations(pod, container, attempt, image),
         log_path: PodDirs::log_path(&container.name, attempt),
         stdin: container.stdin == Some(true),
+        stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
         resources: cgroup::resources(spec, container, node_memory_bytes),
         security: security(pod, spec, container, image)?,

@@ -32,6 +32,8 @@ pub struct State {
     pub signal_heals: bool,
     /// Connections by container name.
     pub connections: BTreeMap<String, Vec<Connection>>,
+    /// Where streams are had.
+    pub streaming_url: Option<String>,
     next: u64,
 }
 
@@ -47,6 +49,11 @@ impl FakeRuntime {
         let (changes, seen) = watch::channel(0);
         let state = State { images: BTreeSet::from(["web:1".to_owned()]), ..State::default() };
         Self { state: Arc::new(Mutex::new(state)), changes, seen: Arc::new(tokio::sync::Mutex::new(seen)) }
+    }
+
+    fn streaming_url(&self) -> Result<String, RuntimeError> {
+        let url = self.state.lock().streaming_url.clone();
+        url.ok_or_else(|| RuntimeError::Failed("this runtime has no streaming server".to_owned()))
     }
 
     fn touched(&self) {
@@ -247,6 +254,15 @@ impl Runtime for FakeRuntime {
         state.execs.push(command.to_vec());
         let exit_code = command.first().and_then(|c| state.exec_codes.get(c)).copied().unwrap_or(0);
         Ok(ExecOutput { exit_code, stdout: b"out".to_vec(), stderr: Vec::new() })
+    }
+    async fn exec_url(&self, _: &str, _: &[String], _: Streams) -> Result<String, RuntimeError> {
+        self.streaming_url()
+    }
+    async fn attach_url(&self, _: &str, _: Streams) -> Result<String, RuntimeError> {
+        self.streaming_url()
+    }
+    async fn port_forward_url(&self, _: &str, _: &[u16]) -> Result<String, RuntimeError> {
+        self.streaming_url()
     }
     async fn image_status(&self, image: &str) -> Result<Option<Image>, RuntimeError> {
         let there = self.state.lock().images.contains(image);
