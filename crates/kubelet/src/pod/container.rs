@@ -193,6 +193,7 @@ impl Worker {
         self.run_post_start(&name, id);
     }
 
+    /// Begins the container's postStart hook. Until it has ended the container does not count as running.
     fn run_post_start(&mut self, name: &str, id: &str) {
         if self.memory.by_id(id).is_none_or(|r| !r.running()) {
             return;
@@ -202,12 +203,11 @@ impl Worker {
         let ip = self.addresses().pod_ips.first().cloned().unwrap_or_default();
         let hook = action::of_hook(hook, container.ports.as_deref().unwrap_or_default(), &ip);
         let (runtime, send, id) = (self.ctx.runtime.clone(), self.send.clone(), id.to_owned());
+        self.memory.post_starting.insert(id.clone());
         self.tasks.spawn(async move {
             let outcome = action::run(&hook, runtime.as_ref(), &id, POST_START_TIMEOUT).await;
-            if !outcome.is_success() {
-                let failed = Input::PostStartFailed { container_id: id, words: outcome.words().to_owned() };
-                let _worker_has_ended = send.send(failed).await;
-            }
+            let ended = Input::PostStartEnded { container_id: id, outcome };
+            let _worker_has_ended = send.send(ended).await;
         });
     }
 
@@ -283,6 +283,9 @@ impl Worker {
                 continue;
             }
             let Some(record) = self.memory.latest(&container.name).filter(|r| r.running()) else { continue };
+            if self.memory.is_post_starting(&container.name) {
+                continue;
+            }
             let id = record.container.id.clone();
             let started = self.probed(&pod, container, &id);
             let ending = self.memory.ending.contains_key(&container.name);

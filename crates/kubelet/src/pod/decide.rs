@@ -102,7 +102,11 @@ pub fn init_progress(spec: &PodSpec, memory: &Memory) -> Init {
         let record = memory.latest(&container.name);
         let sidecar = is_sidecar(container);
         let done = match record {
-            Some(r) if sidecar => r.running() && memory.probed.get(&container.name).is_none_or(|p| p.started),
+            Some(r) if sidecar => {
+                r.running()
+                    && !memory.is_post_starting(&container.name)
+                    && memory.probed.get(&container.name).is_none_or(|p| p.started)
+            }
             Some(r) => r.exited() && r.container.exit_code == 0 && in_sandbox(r, sandbox),
             None => false,
         };
@@ -189,6 +193,14 @@ pub fn decide(pod: &Pod, memory: &Memory, now: Timestamp) -> Plan {
         Init::Done => {
             for container in &spec.containers {
                 want(spec, container, false, memory, now, &mut plan);
+                // The containers after it wait for a container's postStart hook, as in Kubernetes.
+                let hooked = container.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some());
+                let name = &container.name;
+                let to_begin = memory.latest(name).is_none_or(|r| !r.running() && !r.exited())
+                    && !memory.waiting.contains_key(name);
+                if memory.is_post_starting(name) || (hooked && to_begin) {
+                    break;
+                }
             }
         }
     }

@@ -162,6 +162,8 @@ pub struct Memory {
     pub probed: BTreeMap<String, Probed>,
     /// Containers being stopped to be restarted.
     pub ending: BTreeMap<String, Ending>,
+    /// Containers (by id) whose postStart hook is running: they do not count as running yet, and those after them wait.
+    pub post_starting: BTreeSet<String>,
     /// preStop hooks that have come to an end, by container id.
     pub hooks_ended: BTreeSet<String>,
     /// Whether volumes are in place.
@@ -181,6 +183,12 @@ impl Memory {
     #[must_use]
     pub fn latest(&self, name: &str) -> Option<&Record> {
         self.containers.get(name)?.values().next_back()
+    }
+
+    /// Whether the newest container of this name runs its postStart hook.
+    #[must_use]
+    pub fn is_post_starting(&self, name: &str) -> bool {
+        self.latest(name).is_some_and(|r| r.running() && self.post_starting.contains(&r.container.id))
     }
 
     /// The record before the newest.
@@ -222,6 +230,9 @@ impl Memory {
             self.latest(name).and_then(|r| r.container.finished_at).unwrap_or(Timestamp::UNIX_EPOCH);
         let restart = Restart::after_exit(self.restarts.get(name).copied(), finished);
         self.restarts.insert(name.to_owned(), restart);
+        if let Some(id) = self.latest(name).map(|r| r.container.id.clone()) {
+            self.post_starting.remove(&id);
+        }
         self.probed.remove(name);
         self.ending.remove(name);
         self.images.remove(name);

@@ -181,7 +181,10 @@ fn container(
         status.image = record.container.image.clone();
     }
     let previous = memory.previous(&c.name).filter(|p| p.exited()).map(|p| terminated(p, view.runtime));
-    if record.running() {
+    if record.running() && memory.post_starting.contains(&record.container.id) {
+        status.state = Some(not_there(spec, None, view));
+        status.last_state = previous;
+    } else if record.running() {
         let probed = memory.probed.get(&c.name).filter(|p| p.container_id == record.container.id);
         status.state = Some(ContainerState {
             running: Some(ContainerStateRunning { started_at: record.container.started_at.map(Time) }),

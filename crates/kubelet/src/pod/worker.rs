@@ -35,7 +35,10 @@ use crate::{
     context::Context,
     fieldref::Addresses,
     ports::{Container, ContainerState, RuntimeError, Sandbox},
-    probe::task::{Kind, Verdict},
+    probe::{
+        action::Outcome,
+        task::{Kind, Verdict},
+    },
     volumes::PodDirs,
 };
 
@@ -64,7 +67,7 @@ impl Held {
 pub(super) enum Input {
     Verdict(Verdict),
     HookEnded { container_id: String },
-    PostStartFailed { container_id: String, words: String },
+    PostStartEnded { container_id: String, outcome: Outcome },
     Exited { container_id: String },
     Pulled { container: String, image: String, took: Duration, result: Result<(), RuntimeError> },
 }
@@ -281,9 +284,7 @@ impl Worker {
             Input::HookEnded { container_id } => {
                 self.memory.hooks_ended.insert(container_id);
             }
-            Input::PostStartFailed { container_id, words } => {
-                self.take_post_start_failure(&container_id, &words)
-            }
+            Input::PostStartEnded { container_id, outcome } => self.take_post_start(&container_id, &outcome),
             Input::Exited { container_id } => {
                 self.awaited.remove(&container_id);
                 self.look_at_container(&container_id).await;
@@ -490,10 +491,23 @@ impl Worker {
         self.event(Note { reason, message, warning: true, ..Note::default() });
     }
 
-    fn take_post_start_failure(&mut self, container_id: &str, words: &str) {
+    fn take_post_start(&mut self, container_id: &str, outcome: &Outcome) {
+        self.memory.post_starting.remove(container_id);
+        if outcome.is_success() {
+            return;
+        }
         let Some(name) = self.memory.by_id(container_id).map(|r| r.container.name.clone()) else { return };
-        self.warn("FailedPostStartHook", format!("PostStartHook failed: {words}"));
-        self.begin_ending_now(&name, spec::grace_s(&self.pod));
+        // What the hook said may be secret, so it stands in the log and not in the Event, as in Kubernetes.
+        tracing::warn!(
+            pod = meta::key(&self.pod.metadata),
+            container = name,
+            words = outcome.words(),
+            "postStart hook failed"
+        );
+        self.warn("FailedPostStartHook", "PostStartHook failed".to_owned());
+        if self.memory.latest(&name).is_some_and(|r| r.container.id == container_id) {
+            self.begin_ending_now(&name, spec::grace_s(&self.pod));
+        }
     }
 }
 

@@ -7,7 +7,10 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::http::{self, GetError, Target};
+use super::{
+    grpc::{self, CheckError},
+    http::{self, GetError, Target},
+};
 use crate::ports::{Runtime, RuntimeError};
 
 /// `User-Agent` of probes.
@@ -24,6 +27,8 @@ pub enum Action {
     Http(Target),
     /// Connect.
     Tcp(String, u16),
+    /// Ask by gRPC's health protocol.
+    Grpc(grpc::Target),
     /// Wait.
     Sleep(Duration),
     /// Nothing that this kubelet can do; the words say why.
@@ -106,7 +111,12 @@ pub fn of_probe(probe: &Probe, ports: &[ContainerPort], pod_ip: &str) -> Action 
             None => Action::Impossible("invalid port".to_owned()),
         };
     }
-    Action::Impossible("this kubelet probes by exec, httpGet and tcpSocket only".to_owned())
+    if let Some(ask) = &probe.grpc {
+        let Ok(port) = u16::try_from(ask.port) else { return Action::Impossible("invalid port".to_owned()) };
+        let service = ask.service.clone().unwrap_or_default();
+        return Action::Grpc(grpc::Target { host: pod_ip.to_owned(), port, service });
+    }
+    Action::Impossible("missing probe handler".to_owned())
 }
 
 /// What a hook does. `tcpSocket` is not run, as in Kubernetes.
@@ -140,6 +150,16 @@ pub async fn run(action: &Action, runtime: &dyn Runtime, container_id: &str, tim
             Ok((200..400, _)) => Outcome::Success,
             Ok((code, _)) => Outcome::Failure(format!("HTTP probe failed with statuscode: {code}")),
             Err(error) => of_error(&error, format!("Get {:?}: {error}", target.url())),
+        },
+        Action::Grpc(target) => match grpc::check(target, timeout).await {
+            Ok(()) => Outcome::Success,
+            Err(error) => {
+                let words = error.to_string();
+                match error {
+                    CheckError::Connect { source, .. } => of_error(&source, words),
+                    _ => Outcome::Failure(words),
+                }
+            }
         },
         Action::Exec(command) => match runtime.exec_sync(container_id, command, timeout).await {
             Ok(output) if output.exit_code == 0 => Outcome::Success,

@@ -4,6 +4,7 @@
 //! See <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#container-probes>.
 
 pub mod action;
+pub mod grpc;
 pub mod http;
 pub mod tally;
 pub mod task;
