@@ -1,8 +1,11 @@
 //! The nodes' agents: one process for each, in the node's network namespace, started again when it dies.
+//!
+//! An agent outlives its engine, as containerd does; the next engine finds it in the node's cgroup and keeps it, unless it is of
+//! another program or reaches the API where it is no more.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Child,
     sync::Arc,
     time::Duration,
@@ -23,6 +26,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Files;
+
+/// The signal that cannot be refused, by number.
+const SIGKILL: i32 = 9;
 
 /// What a node's agent is told, as a file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -73,17 +79,23 @@ pub struct Agents {
 }
 
 struct Agent {
-    current: Arc<Mutex<Option<Identity>>>,
+    current: Arc<Mutex<Current>>,
     watching: tokio::task::JoinHandle<()>,
 }
 
+/// The agent of now: started by this process, or found running.
+struct Current {
+    identity: Identity,
+    /// To be waited for when it has ended, if it is a child.
+    child: Option<Child>,
+}
+
 impl Agents {
-    /// Starts one for each node.
+    /// Starts one for each node, or finds the one that runs.
     pub fn start(plan: &ClusterPlan, files: &Files, ca: &Ca, told: Told, cgroups: &Cgroups) -> Result<Self> {
         let cancel = CancellationToken::new();
         let mut agents = Vec::new();
         for node in &plan.nodes {
-            write_files(plan, node, files, ca, told)?;
             let launch = Launch {
                 program: std::env::current_exe().context("cannot find this program's own file")?,
                 args: vec!["node".into(), "--config".into(), files.node_config(node).into()],
@@ -92,11 +104,19 @@ impl Agents {
                 cgroup: node.agent_cgroup.clone(),
                 log: files.node_log(node),
             };
-            let child = launch.spawn(cgroups)?;
-            let current = Arc::new(Mutex::new(identity(&child)));
-            let watch =
-                watch(node.name.clone(), launch, cgroups.clone(), child, current.clone(), cancel.clone());
-            agents.push(Agent { current, watching: tokio::spawn(watch) });
+            let running = of_group(node, cgroups);
+            let current = match found(&running, &launch, &files.node_kubeconfig(node), told.api) {
+                Some(identity) => Current { identity, child: None },
+                None => {
+                    end_strangers(&running);
+                    write_files(plan, node, files, ca, told)?;
+                    begin(&launch, cgroups)?
+                }
+            };
+            let current = Arc::new(Mutex::new(current));
+            let watched = Watched { node: node.name.clone(), launch, cgroups: cgroups.clone() };
+            let watching = tokio::spawn(watched.watch(current.clone(), cancel.clone()));
+            agents.push(Agent { current, watching });
         }
         Ok(Self { agents, cancel })
     }
@@ -105,10 +125,8 @@ impl Agents {
     pub async fn stop(self, grace: Duration) {
         self.cancel.cancel();
         let stops = self.agents.into_iter().map(|agent| async move {
-            let identity = agent.current.lock().clone();
-            if let Some(identity) = identity
-                && let Err(error) = identity.stop(grace).await
-            {
+            let identity = agent.current.lock().identity.clone();
+            if let Err(error) = identity.stop(grace).await {
                 tracing::warn!(error = %hitless_base::chain(&error), "an agent does not end");
             }
             let _ended = agent.watching.await;
@@ -117,43 +135,86 @@ impl Agents {
     }
 }
 
-fn identity(child: &Child) -> Option<Identity> {
-    Identity::of(i32::try_from(child.id()).ok()?).ok().flatten()
+/// The processes in the node's group for agents: asked of the kernel, so that none is forgotten.
+fn of_group(node: &NodePlan, cgroups: &Cgroups) -> Vec<Identity> {
+    let pids = cgroups.pids(&node.agent_cgroup).unwrap_or_default();
+    pids.into_iter().filter_map(|pid| Identity::of(pid).ok().flatten()).collect()
 }
 
-/// Waits for the agent's end and starts it again, more and more slowly if it keeps ending, until `cancel`.
-async fn watch(
+/// The agent that runs already, if it is this program's and reaches the API where it is now.
+fn found(running: &[Identity], launch: &Launch, kubeconfig: &Path, api: SocketAddr) -> Option<Identity> {
+    let [identity] = running else { return None };
+    let program = std::fs::read_link(format!("/proc/{}/exe", identity.pid)).ok()?;
+    let text = std::fs::read_to_string(kubeconfig).unwrap_or_default();
+    (program == launch.program && text.contains(&format!("https://{api}"))).then(|| identity.clone())
+}
+
+/// Ends agents that cannot be kept (of an older program, say). Their Pods run on.
+fn end_strangers(running: &[Identity]) {
+    for identity in running {
+        if let Err(error) = identity.signal(SIGKILL) {
+            tracing::warn!(error = %hitless_base::chain(&error), "an old agent cannot be ended");
+        }
+    }
+}
+
+fn begin(launch: &Launch, cgroups: &Cgroups) -> Result<Current> {
+    let mut child = launch.spawn(cgroups)?;
+    let Some(identity) = Identity::of(i32::try_from(child.id())?)? else {
+        let status = child.wait()?;
+        anyhow::bail!("a node's agent ended at once ({status}); see {}", launch.log.display());
+    };
+    Ok(Current { identity, child: Some(child) })
+}
+
+/// One node's agent, as its watcher knows it.
+struct Watched {
     node: String,
     launch: Launch,
     cgroups: Cgroups,
-    mut child: Child,
-    current: Arc<Mutex<Option<Identity>>>,
-    cancel: CancellationToken,
-) {
-    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
-    loop {
-        let since = Instant::now();
-        let status = tokio::task::spawn_blocking(move || child.wait()).await;
-        if cancel.is_cancelled() {
-            return;
-        }
-        tracing::warn!(node, ?status, log = %launch.log.display(), "the node's agent has ended; starting it again");
-        if since.elapsed() > Duration::from_secs(60) {
-            backoff.reset();
-        }
-        child = loop {
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                () = tokio::time::sleep(backoff.step()) => {}
+}
+
+impl Watched {
+    /// Waits for the agent's end and starts it again, more and more slowly if it keeps ending, until `cancel`.
+    async fn watch(self, current: Arc<Mutex<Current>>, cancel: CancellationToken) {
+        let node = self.node.as_str();
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
+        loop {
+            let since = Instant::now();
+            let identity = current.lock().identity.clone();
+            if let Err(error) = ended(&identity).await {
+                tracing::error!(node, error = %hitless_base::chain(&error), "the node's agent cannot be watched");
+                return;
             }
-            match launch.spawn(&cgroups) {
-                Ok(child) => break child,
-                Err(error) => {
-                    tracing::error!(node, error = %hitless_base::chain(&error), "the node's agent does not start")
+            let child = current.lock().child.take();
+            let status = child.and_then(|mut child| child.try_wait().ok().flatten());
+            if cancel.is_cancelled() {
+                return;
+            }
+            tracing::warn!(node, ?status, log = %self.launch.log.display(), "the node's agent has ended; starting it again");
+            if since.elapsed() > Duration::from_secs(60) {
+                backoff.reset();
+            }
+            let next = loop {
+                tokio::select! {
+                    () = cancel.cancelled() => return,
+                    () = tokio::time::sleep(backoff.step()) => {}
                 }
-            }
-        };
-        *current.lock() = identity(&child);
+                match begin(&self.launch, &self.cgroups) {
+                    Ok(next) => break next,
+                    Err(error) => tracing::error!(node, %error, "the node's agent does not start"),
+                }
+            };
+            *current.lock() = next;
+        }
+    }
+}
+
+/// Resolves when the process has ended.
+async fn ended(identity: &Identity) -> std::io::Result<()> {
+    match identity.open().map_err(std::io::Error::other)? {
+        Some(process) => process.watch()?.ended().await,
+        None => Ok(()),
     }
 }
 

@@ -54,6 +54,11 @@ impl Files {
         data_dir.join("admin.kubeconfig")
     }
 
+    /// What does not outlive the cluster.
+    pub fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
     /// kubeconfig of the administrator.
     pub fn kubeconfig(&self) -> PathBuf {
         Self::kubeconfig_of(&self.data_dir)

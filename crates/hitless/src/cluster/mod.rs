@@ -1,5 +1,7 @@
 //! A cluster on this machine: the order in which its parts start and stop.
 //!
+//! Nodes and containers that run already, because their engine died, are taken over (`takeover`) and not started again.
+//!
 //! What must hold: nothing is begun before everything that can be checked has been; whatever a start has
 //! made is taken away when a later step fails; a stop leaves nothing but the data directory.
 
@@ -7,6 +9,7 @@ mod agents;
 pub mod checks;
 mod files;
 mod parts;
+mod takeover;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -86,23 +89,20 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster and waits until all its nodes are Ready. What an earlier one of this name has left is taken away before.
+    /// Starts a cluster and waits until all its nodes are Ready. What an earlier one of this name has left running is taken over
+    /// if it is laid out alike, and taken away before if it is not.
     pub async fn start(wanted: &Wanted, steps: &dyn Steps) -> Result<Self> {
         let began = Instant::now();
         checks::root()?;
         checks::name(&wanted.name)?;
         let programs = Programs::find().map_err(|missing| Fault::refused(missing.to_string(), ""))?;
         checks::not_running(&wanted.name, &wanted.paths)?;
-        let listener = checks::port(wanted.port).await?;
+        let running = takeover::find(wanted);
+        let listener = checks::port(running.as_ref().map_or(wanted.port, |r| r.port)).await?;
         checks::data_dir(&wanted.paths.data_of(&wanted.name))?;
-        let left =
-            clean::sweep(&wanted.name, &wanted.paths).await.map_err(|e| Fault::refused(e.to_string(), ""))?;
-        if !left.left.is_empty() {
-            return Err(Fault::failed(
-                left.left.join("\n"),
-                "these leftovers of an earlier cluster could not be taken away",
-            )
-            .into());
+        match &running {
+            Some(_) => steps.done("what the last engine left running is taken over", began.elapsed()),
+            None => sweep_leftovers(wanted).await?,
         }
         let data_dir = wanted.paths.data_of(&wanted.name);
         // Addresses stand in the store, so a cluster that has one keeps its slot.
@@ -111,6 +111,8 @@ impl Cluster {
             .map_err(|error| Fault::refused(hitless_base::chain(&error), ""))?;
         match Self::start_parts(wanted, plan, listener, &programs, began, steps).await {
             Ok(cluster) => Ok(cluster),
+            // Containers that served before this attempt go on; another attempt, or `hitless down`, finds them.
+            Err(error) if running.is_some() => Err(error),
             Err(error) => {
                 // Nothing half-started stays behind.
                 let report = clean::sweep(&wanted.name, &wanted.paths).await;
@@ -156,6 +158,7 @@ impl Cluster {
             },
         )??;
         steps.done("nodes Ready", waited.elapsed());
+        takeover::note(wanted, &files, port)?;
         let kubeconfig = files.kubeconfig();
         Ok(Self {
             client: control.client.clone(),
@@ -190,6 +193,17 @@ impl Cluster {
         }
         Err(Fault::failed(report.left.join("\n"), "`hitless down` once more may succeed").into())
     }
+}
+
+/// Takes away what an earlier cluster of this name has left.
+async fn sweep_leftovers(wanted: &Wanted) -> Result<()> {
+    let left =
+        clean::sweep(&wanted.name, &wanted.paths).await.map_err(|e| Fault::refused(e.to_string(), ""))?;
+    if left.left.is_empty() {
+        return Ok(());
+    }
+    let hint = "these leftovers of an earlier cluster could not be taken away";
+    Err(Fault::failed(left.left.join("\n"), hint).into())
 }
 
 async fn bring_up_all(

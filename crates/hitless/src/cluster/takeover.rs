@@ -1,0 +1,80 @@
+//! What an engine that died has left running: its nodes, containers and agents go on, and the next engine takes them over.
+//!
+//! What must hold: only a cluster that is laid out as it is wanted now is taken over, and only on the boot that it ran on; anything
+//! else is taken away before a new start. Nothing is believed but what the kernel still shows: this file only says how the
+//! cluster was started.
+
+use std::path::{Path, PathBuf};
+
+use hitless_drivers::node::process::Identity;
+use serde::{Deserialize, Serialize};
+
+use super::{Files, Wanted, files};
+
+/// How a cluster was started, as far as its nodes depend on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    nodes: u8,
+    loop_on: bool,
+    /// Port of the API server, which the agents and everybody's kubeconfig name.
+    pub port: u16,
+    boot: String,
+}
+
+fn file(run_dir: &Path) -> PathBuf {
+    run_dir.join("started.json")
+}
+
+fn boot() -> Option<String> {
+    let own = Identity::of(i32::try_from(std::process::id()).ok()?).ok()??;
+    Some(own.boot)
+}
+
+/// Notes that the cluster is ready as it was wanted, at this port.
+pub fn note(wanted: &Wanted, files: &Files, port: u16) -> anyhow::Result<()> {
+    let boot = boot().unwrap_or_default();
+    let started = Started { nodes: wanted.nodes, loop_on: wanted.loop_on, port, boot };
+    Ok(std::fs::write(file(files.run_dir()), serde_json::to_vec(&started)?)?)
+}
+
+/// What can be taken over instead of a start from nothing.
+pub fn find(wanted: &Wanted) -> Option<Started> {
+    let text = std::fs::read(file(&wanted.paths.run_of(&wanted.name))).ok()?;
+    let started: Started = serde_json::from_slice(&text).ok()?;
+    let objects = files::last_slot(&wanted.paths.data_of(&wanted.name)).is_some();
+    (objects && fits(&started, wanted, &boot()?)).then_some(started)
+}
+
+fn fits(started: &Started, wanted: &Wanted, boot: &str) -> bool {
+    started.boot == boot
+        && (started.nodes, started.loop_on) == (wanted.nodes, wanted.loop_on)
+        && (wanted.port == 0 || wanted.port == started.port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_laid_out_as_it_is_wanted_fits() {
+        let started = Started { nodes: 2, loop_on: true, port: 6443, boot: "b".into() };
+        let wanted = Wanted {
+            name: "x".into(),
+            nodes: 2,
+            port: 0,
+            paths: crate::cluster::paths(Path::new("/nowhere")),
+            loop_on: true,
+        };
+        assert!(fits(&started, &wanted, "b"));
+        assert!(fits(&started, &Wanted { port: 6443, ..wanted.clone() }, "b"));
+        for other in [
+            Wanted { port: 6444, ..wanted.clone() },
+            Wanted { nodes: 3, ..wanted.clone() },
+            Wanted { loop_on: false, ..wanted.clone() },
+        ] {
+            assert!(!fits(&started, &other, "b"), "{other:?}");
+        }
+        assert!(!fits(&started, &wanted, "another boot"));
+        assert_eq!(find(&wanted), None);
+    }
+}
