@@ -172,12 +172,14 @@ fn ports_are_forwarded(space: &Space) {
     space.pod("p", &["serve", "--port", "3000"], json!({}), json!({"terminationGracePeriodSeconds": 1}));
     space.ready("p");
     for way in [&SPDY[..], &[]] {
-        let mut command = space.kubectl.command(&["port-forward", "pod/p", ":3000", ":3999"]);
-        let mut forward = Running::start(command.envs(way.iter().copied()));
-        let port_of =
-            |line: String| line.split(" -> ").next().and_then(|l| l.rsplit(':').next()).unwrap().to_owned();
-        let open = port_of(forward.says("Forwarding from 127.0.0.1"));
-        let closed = port_of(forward.says("Forwarding from 127.0.0.1"));
+        let forward = |port: &str| {
+            let mut command = space.kubectl.command(&["port-forward", "pod/p", port]);
+            let forward = Running::start(command.envs(way.iter().copied()));
+            let line = forward.says("Forwarding from 127.0.0.1");
+            let local = line.split(" -> ").next().and_then(|l| l.rsplit(':').next()).unwrap().to_owned();
+            (forward, local)
+        };
+        let (mut web, open) = forward(":3000");
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
@@ -189,11 +191,13 @@ fn ports_are_forwarded(space: &Space) {
             }
         });
         // Nobody listens there: the connection fails, and kubectl says why.
+        let (nobody, closed) = forward(":3999");
         assert!(get(&closed).map_or(true, |answer| answer.is_empty()));
-        forward.says("connection refused");
+        nobody.says("connection refused");
+        assert!(get(&open).is_ok(), "the other one goes on");
         if way.is_empty() {
             space.kubectl.ok(&["delete", "pod", "p", "--wait=false"]);
-            forward.ends();
+            assert_ne!(web.ends(), Some(0), "it says that the Pod is gone");
         }
     }
 }
