@@ -1,6 +1,8 @@
 //! What the server itself adds to objects or refuses, as Kubernetes' built-in admission does: NamespaceLifecycle,
 //! ServiceAccount, DefaultTolerationSeconds, Priority, DefaultIngressClass, and cluster IPs.
 
+mod service_account;
+
 use hitless_types::{
     field::FieldError,
     kinds::{self, Kind, Scope, ingress},
@@ -59,8 +61,9 @@ pub(crate) async fn on_create(core: &Core, kind: &Kind, object: &mut Value) -> R
         let spec = child_mut(object, "spec");
         default_tolerations(spec);
         default_priority(spec);
-        let account = service_account(spec);
-        check_account(core, kind, &namespace, &name, &account).await?;
+        let account = account_name(spec);
+        let account = find_account(core, kind, &namespace, &name, &account).await?;
+        service_account::mount(child_mut(object, "spec"), &account, core.options.token_key.is_some());
     }
     if kind.group == ingress::GROUP && kind.kind == "Ingress" {
         default_ingress_class(core, object).await?;
@@ -94,7 +97,7 @@ fn default_priority(spec: &mut Map<String, Value>) {
     spec.entry("preemptionPolicy").or_insert_with(|| "PreemptLowerPriority".into());
 }
 
-fn service_account(spec: &mut Map<String, Value>) -> String {
+fn account_name(spec: &mut Map<String, Value>) -> String {
     let named = |field: &str| spec.get(field).and_then(Value::as_str).filter(|n| !n.is_empty());
     let name =
         named("serviceAccountName").or_else(|| named("serviceAccount")).unwrap_or("default").to_owned();
@@ -104,17 +107,20 @@ fn service_account(spec: &mut Map<String, Value>) -> String {
     name
 }
 
-/// `default` is not asked for: it comes with its namespace, if a moment later.
-async fn check_account(
+/// `default` need not be there: it comes with its namespace, if a moment later.
+async fn find_account(
     core: &Core,
     kind: &Kind,
     namespace: &str,
     pod: &str,
     account: &str,
-) -> Result<(), Fault> {
-    let Some(accounts) = kinds::by_path("", "v1", "serviceaccounts") else { return Ok(()) };
-    if account == "default" || core.load(accounts, namespace, account).await?.is_some() {
-        return Ok(());
+) -> Result<Value, Fault> {
+    let accounts = kinds::by_path("", "v1", "serviceaccounts").ok_or_else(Fault::no_resource)?;
+    if let Some((_, object)) = core.load(accounts, namespace, account).await? {
+        return Ok(object);
+    }
+    if account == "default" {
+        return Ok(json!({}));
     }
     let why = format!(
         "error looking up service account {namespace}/{account}: serviceaccount {account:?} not found"

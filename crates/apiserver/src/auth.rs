@@ -1,7 +1,7 @@
 //! Who asks, and what they may do.
 //!
 //! `system:masters` may do everything. A node (`system:node:NAME` in `system:nodes`) reads what it needs and writes
-//! only what is its own; [`NodeRule`] names what must hold of the object itself. Everybody who has shown a certificate
+//! only what is its own; [`restrict`] says what must hold of the object itself. Everybody who has shown a certificate or token
 //! may read discovery; who has not may ask for health and version only.
 
 use hitless_types::kinds::Kind;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{codec::text, fault::Fault, route::Place};
 
-/// Who asks: a certificate's common name and organisations, or what the process says of itself.
+/// Who asks: a certificate's common name and organisations, a token's account, or what the process says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// User name.
@@ -106,6 +106,8 @@ fn node_may(node: &str, verb: &str, place: &Place) -> bool {
             own && place.namespace == hitless_types::well_known::NAMESPACE_NODE_LEASE
         }
         ("events", "", "create" | "update" | "patch") => true,
+        // Bound to a Pod of its own: the handler sees to that.
+        ("serviceaccounts", "token", "create") => true,
         ("pods", "status", "update" | "patch") | ("pods", "", "delete") => true,
         ("endpointconsumers", "", "create" | "update" | "patch" | "delete")
         | ("endpointconsumers", "status", "update" | "patch") => true,

@@ -1,9 +1,7 @@
-//! What a cluster has from the beginning: its namespaces, the Service `kubernetes`, the class of its ingress, and the CA in
-//! each namespace.
+//! What a cluster has from the beginning: its namespaces, the Service `kubernetes`, and the class of its ingress.
 //!
 //! Level, not edge: each start makes what is missing and corrects what names another address.
 
-use hitless_store::{Op, Precondition};
 use hitless_types::kinds::{self, Kind};
 use serde_json::{Value, json};
 
@@ -14,43 +12,14 @@ use crate::{
     core::Core,
     fault::Fault,
     read,
-    route::{self, Place},
-    strategy::{self, Part},
+    route::Place,
+    strategy::Part,
     write::{self, How},
 };
-
-const CA_CONFIG_MAP: &str = "kube-root-ca.crt";
 
 fn kind(group: &str, version: &str, plural: &str) -> Result<&'static Kind, Fault> {
     kinds::by_path(group, version, plural)
         .ok_or_else(|| Fault::internal(format!("there is no kind for {plural}")))
-}
-
-/// What is stored in the same commit as a new namespace: the ConfigMap with the cluster's CA.
-pub(crate) fn companions(core: &Core, of: &Kind, name: &str) -> Result<Option<Op>, Fault> {
-    if !of.group.is_empty() || of.plural != "namespaces" || core.options.ca_pem.is_empty() {
-        return Ok(None);
-    }
-    let config_maps = kind("", "v1", "configmaps")?;
-    let mut object = ca_config_map(core);
-    strategy::prepare_create(config_maps, name, &mut object, core.now())?;
-    let key = route::key(config_maps, name, CA_CONFIG_MAP);
-    let value = codec::encode(config_maps, &object)?;
-    Ok(Some(Op::Put { key: key.into(), value, expect: Precondition::None }))
-}
-
-fn ca_config_map(core: &Core) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {
-            "name": CA_CONFIG_MAP,
-            "annotations": {
-                "kubernetes.io/description": "Contains a CA bundle that can be used to verify the kube-apiserver when \
-                    using internal endpoints such as the internal service IP or kubernetes.default.svc.",
-            },
-        },
-        "data": {"ca.crt": core.options.ca_pem},
-    })
 }
 
 /// Makes what is missing.
@@ -59,14 +28,6 @@ pub(crate) async fn run(core: &Core) -> Result<(), Fault> {
     let namespaces = kind("", "v1", "namespaces")?;
     for name in NAMESPACES_KEPT.into_iter().chain([hitless_types::well_known::NAMESPACE_NODE_LEASE]) {
         ensure(core, namespaces, "", json!({"metadata": {"name": name}})).await?;
-    }
-    if !core.options.ca_pem.is_empty() {
-        let config_maps = kind("", "v1", "configmaps")?;
-        for namespace in read::all(core, namespaces, "").await? {
-            if !codec::is_terminating(&namespace) {
-                ensure(core, config_maps, text(&namespace, "/metadata/name"), ca_config_map(core)).await?;
-            }
-        }
     }
     ingress_class(core).await?;
     kubernetes_service(core).await

@@ -5,6 +5,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use hitless_base::{Clock, SystemClock};
 use ipnet::Ipv4Net;
 
+use crate::tokens::TokenKey;
+
 /// Bounds on what clients may ask for.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -45,8 +47,8 @@ pub struct Options {
     pub loop_on: bool,
     /// TLS towards kubelets, with this server's client certificate. Without it, logs cannot be read.
     pub kubelet_client: Option<Arc<rustls::ClientConfig>>,
-    /// The cluster's CA certificate as PEM: ConfigMap `kube-root-ca.crt` of each namespace. Empty: none.
-    pub ca_pem: String,
+    /// What service account tokens are signed with. Without it there are none, and no Pod gets one.
+    pub token_key: Option<Arc<TokenKey>>,
     /// `v1.36.0`: the Kubernetes API that is spoken, with whatever suffix the build carries.
     pub git_version: String,
     /// Bounds.
@@ -61,7 +63,7 @@ impl Default for Options {
             advertise: None,
             loop_on: true,
             kubelet_client: None,
-            ca_pem: String::new(),
+            token_key: None,
             git_version: concat!("v1.36.0+hitless-", env!("CARGO_PKG_VERSION")).to_owned(),
             limits: Limits::default(),
         }

@@ -290,7 +290,7 @@ pub fn write_kubeconfig(path: &Path, text: &str) -> Result<(), PkiError> {
 }
 
 /// Writes a file whole or not at all, with this mode from the first byte on.
-fn write_file(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
+pub(crate) fn write_file(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
     let failed = |source| PkiError::File { path: path.to_owned(), source };
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");

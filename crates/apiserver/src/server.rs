@@ -35,7 +35,7 @@ use crate::{
     route::{self, Place, Target},
     scale,
     strategy::{FieldValidation, Part},
-    streaming, subresources, watch,
+    streaming, subresources, token_request, tokens, watch,
     write::{self, How},
 };
 
@@ -186,9 +186,8 @@ async fn answer(
 ) -> Result<Response, Fault> {
     let upgrade = parts.extensions.remove();
     let identity = parts.extensions.get::<Identity>().cloned().unwrap_or_else(Identity::anonymous);
-    if identity.is_anonymous() && parts.headers.contains_key(header::AUTHORIZATION) {
-        return Err(hitless_types::status::ApiFault::Unauthorized.into());
-    }
+    let by_token = identity.is_anonymous() && parts.headers.contains_key(header::AUTHORIZATION);
+    let identity = if by_token { tokens::authenticate(core, &parts.headers).await? } else { identity };
     let open = matches!(target, Some(Target::Health | Target::Version));
     let Some(Target::Resource(place)) = target else {
         auth::authorize_path(&identity, verb, parts.uri.path(), open)?;
@@ -377,6 +376,7 @@ impl Call {
             ("scale", _) => self.scale(place).await,
             ("binding", _) => self.bind(place).await,
             ("eviction", _) => self.evict(place).await,
+            ("token", _) => self.token(place).await,
             ("finalize", _) => self.finalize(place).await,
             _ => Err(Fault::no_resource()),
         }
@@ -562,6 +562,12 @@ impl Call {
         let (wanted, format) = (self.object().await?, self.format()?);
         eviction::evict(&self.core, place, &self.identity, &wanted).await?;
         Ok(Reply::new(StatusCode::CREATED, reply::success(StatusCode::CREATED)).into_response(format))
+    }
+
+    async fn token(mut self, place: &Place) -> Result<Response, Fault> {
+        let (asked, format) = (self.object().await?, self.format()?);
+        let token = token_request::create(&self.core, place, &self.identity, &asked).await?;
+        Ok(Reply::new(StatusCode::CREATED, token).into_response(format))
     }
 
     /// A namespace's `spec.finalizers`, which can be changed in no other way.

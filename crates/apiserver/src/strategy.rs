@@ -184,11 +184,14 @@ fn name_it(meta: &mut Map<String, Value>) {
         return;
     }
     let stem: String = stem.chars().take(GENERATED_LEN_MAX - SUFFIX_LEN).collect();
+    meta.insert("name".into(), format!("{stem}{}", random_suffix()).into());
+}
+
+/// The end of a generated name.
+pub(crate) fn random_suffix() -> String {
     let mut random = rand::rng();
     let letter = |i: usize| SUFFIX_LETTERS.get(i).copied().map_or('x', char::from);
-    let suffix: String =
-        (0..SUFFIX_LEN).map(|_| letter(random.random_range(0..SUFFIX_LETTERS.len()))).collect();
-    meta.insert("name".into(), format!("{stem}{suffix}").into());
+    (0..SUFFIX_LEN).map(|_| letter(random.random_range(0..SUFFIX_LETTERS.len()))).collect()
 }
 
 /// Everything that can be wrong with an object.

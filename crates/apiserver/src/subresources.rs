@@ -35,13 +35,14 @@ const fn own(
     Subresource { name, group, version: "v1", kind, verbs }
 }
 
-const OWN: [(&str, &str, Subresource); 7] = [
+const OWN: [(&str, &str, Subresource); 8] = [
     ("", "pods", own("attach", "", "PodAttachOptions", &["create", "get"])),
     ("", "pods", own("binding", "", "Binding", &["create"])),
     ("", "pods", own("eviction", "policy", "Eviction", &["create"])),
     ("", "pods", own("exec", "", "PodExecOptions", &["create", "get"])),
     ("", "pods", own("portforward", "", "PodPortForwardOptions", &["create", "get"])),
     ("", "pods", own("log", "", "Pod", &["get"])),
+    ("", "serviceaccounts", own("token", "authentication.k8s.io", "TokenRequest", &["create"])),
     ("", "namespaces", own("finalize", "", "Namespace", &["update"])),
 ];
 

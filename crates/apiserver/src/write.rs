@@ -103,9 +103,8 @@ async fn create_once(
         }
         return Ok(object);
     }
-    let mut ops = vec![Op::create(key, codec::encode(kind, &object)?)];
-    ops.extend(crate::bootstrap::companions(core, kind, &name)?);
-    let committed = core.store.commit(ops).await.map_err(|error| match error {
+    let op = Op::create(key, codec::encode(kind, &object)?);
+    let committed = core.store.commit(vec![op]).await.map_err(|error| match error {
         CommitError::Conflict { .. } => Fault::already_exists(kind, &name),
         other => other.into(),
     })?;

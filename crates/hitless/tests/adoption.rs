@@ -40,8 +40,9 @@ fn servers(home: &Home) -> BTreeMap<String, usize> {
         if !command.starts_with(b"/web") || !groups.contains(&format!("hitless-{}", home.name)) {
             continue;
         }
-        let uid =
-            groups.split("/pod").nth(1).and_then(|rest| rest.get(..36)).unwrap_or_else(|| panic!("{groups}"));
+        let mut parts = groups.split(['/', '\n']).filter_map(|part| part.strip_prefix("pod"));
+        let uid = parts.find(|uid| uid.len() == 36);
+        let uid = uid.unwrap_or_else(|| panic!("a server outside of Pods: {groups}"));
         *count.entry(uid.to_owned()).or_default() += 1;
     }
     count

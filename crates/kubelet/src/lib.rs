@@ -23,6 +23,7 @@ pub mod server;
 mod sources;
 mod stop;
 mod streaming;
+mod tokens;
 mod volumes;
 mod workers;
 

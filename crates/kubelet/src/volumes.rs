@@ -20,6 +20,7 @@ use crate::{
     options::Capacity,
     ports::Mount,
     sources::{Data, Reference, Sources},
+    tokens::{Tokens, Wanted},
 };
 
 /// A file of a volume.
@@ -54,6 +55,9 @@ pub enum VolumeError {
         /// What it should be.
         wanted: &'static str,
     },
+    /// The Pod has no token (yet).
+    #[error("failed to fetch token: the pod has none")]
+    Token,
     /// A kind of volume that this kubelet does not know.
     #[error("no volume plugin matched name: {0}")]
     Unknown(String),
@@ -125,6 +129,8 @@ pub struct Contents<'a> {
     pub addresses: &'a Addresses,
     /// ConfigMaps and Secrets.
     pub sources: &'a Sources,
+    /// Service account tokens.
+    pub tokens: &'a Tokens,
     /// What the node has.
     pub capacity: &'a Capacity,
 }
@@ -180,8 +186,11 @@ fn add_projection(
         add_keys(contents, &reference, s.items.as_deref(), mode, s.optional, files)
     } else if let Some(d) = &source.downward_api {
         add_downward(contents, d.items.as_deref(), mode, files)
-    } else if source.service_account_token.is_some() {
-        Err(VolumeError::Unknown("projected serviceAccountToken".to_owned()))
+    } else if let Some(t) = &source.service_account_token {
+        let held = contents.tokens.get(&Wanted::of(t)).ok_or(VolumeError::Token)?;
+        let data = held.token.clone().into_bytes();
+        files.insert(inside(&t.path)?, File { data, mode: permission(mode) });
+        Ok(())
     } else {
         Err(VolumeError::Unknown("projected source".to_owned()))
     }

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::tokens::Held;
 
 fn contents_of<T>(run: impl FnOnce(&Contents<'_>) -> T) -> T {
     let pod: Pod =
@@ -15,6 +16,7 @@ fn contents_of<T>(run: impl FnOnce(&Contents<'_>) -> T) -> T {
         pod: &pod,
         addresses: &Addresses::default(),
         sources: &sources,
+        tokens: &Tokens::from([(Wanted { audience: String::new(), expiration_s: 3607 }, Held::new("t0ken"))]),
         capacity: &Capacity { cpu_milli: 1000, memory_bytes: 1, pods: 1, ephemeral_storage_bytes: 1 },
     })
 }
@@ -49,6 +51,13 @@ fn projected_sources_come_together() {
     let files = contents_of(|c| payload(c, &v)).unwrap().unwrap();
     assert_eq!(files.keys().collect::<Vec<_>>(), ["k", "l", "labels"]);
     assert_eq!(files["labels"].data, b"a=\"b\"");
+    let token = |seconds: i64| {
+        let source = json!({"serviceAccountToken": {"path": "token", "expirationSeconds": seconds}});
+        let v = volume(json!({"name": "v", "projected": {"sources": [source]}}));
+        contents_of(|c| payload(c, &v)).map(|files| files.unwrap()["token"].clone())
+    };
+    assert_eq!(token(3607).unwrap(), File { data: b"t0ken".to_vec(), mode: 0o644 });
+    assert!(matches!(token(600), Err(VolumeError::Token)));
 }
 
 #[test]

@@ -89,20 +89,26 @@ async fn apply(
         namespace: Some(namespace.to_owned()),
         ..ObjectMeta::default()
     };
-    if plan.account {
-        let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
-        let account = ServiceAccount { metadata: meta("default"), ..ServiceAccount::default() };
-        there(api.create(&PostParams::default(), &account).await)?;
-    }
+    // The account comes last: a Pod that runs as it finds the certificate in place.
     if let (true, Some(pem)) = (plan.root_ca, root_ca) {
         let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
         let data = BTreeMap::from([("ca.crt".to_owned(), pem.to_owned())]);
-        let map = ConfigMap { metadata: meta(ROOT_CA), data: Some(data), ..ConfigMap::default() };
+        let mut metadata = meta(ROOT_CA);
+        let words = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the \
+                     internal service IP or kubernetes.default.svc.";
+        let annotation = ("kubernetes.io/description".to_owned(), words.to_owned());
+        metadata.annotations = Some(BTreeMap::from([annotation]));
+        let map = ConfigMap { metadata, data: Some(data), ..ConfigMap::default() };
         if map_exists {
             api.replace(ROOT_CA, &PostParams::default(), &map).await?;
         } else {
             there(api.create(&PostParams::default(), &map).await)?;
         }
+    }
+    if plan.account {
+        let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+        let account = ServiceAccount { metadata: meta("default"), ..ServiceAccount::default() };
+        there(api.create(&PostParams::default(), &account).await)?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use hitless_apiserver::{ApiServer, Identity, pki};
+use hitless_apiserver::{ApiServer, Identity, TokenKey, pki};
 use hitless_base::SystemClock;
 use hitless_client::Reflector;
 use hitless_drivers::node::{import::Archive, plan::ClusterPlan};
@@ -47,7 +47,7 @@ impl Control {
             advertise: Some((plan.machine_address, port).into()),
             loop_on,
             kubelet_client: Some(ca.client_config(&kubelets)?),
-            ca_pem: ca.cert_pem().to_owned(),
+            token_key: Some(Arc::new(TokenKey::load_or_create(&files.pki())?)),
             ..hitless_apiserver::Options::default()
         };
         let api = ApiServer::new(Arc::new(store.clone()), options).await?;

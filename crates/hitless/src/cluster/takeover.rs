@@ -16,6 +16,8 @@ use super::{Files, Wanted, files};
 pub struct Started {
     nodes: u8,
     loop_on: bool,
+    /// Where each node's ingress listens.
+    ingress_ports: Option<(u16, u16)>,
     /// Port of the API server, which the agents and everybody's kubeconfig name.
     pub port: u16,
     boot: String,
@@ -33,7 +35,8 @@ fn boot() -> Option<String> {
 /// Notes that the cluster is ready as it was wanted, at this port.
 pub fn note(wanted: &Wanted, files: &Files, port: u16) -> anyhow::Result<()> {
     let boot = boot().unwrap_or_default();
-    let started = Started { nodes: wanted.nodes, loop_on: wanted.loop_on, port, boot };
+    let ingress_ports = wanted.ingress_ports.0;
+    let started = Started { nodes: wanted.nodes, loop_on: wanted.loop_on, ingress_ports, port, boot };
     Ok(std::fs::write(file(files.run_dir()), serde_json::to_vec(&started)?)?)
 }
 
@@ -48,22 +51,25 @@ pub fn find(wanted: &Wanted) -> Option<Started> {
 fn fits(started: &Started, wanted: &Wanted, boot: &str) -> bool {
     started.boot == boot
         && (started.nodes, started.loop_on) == (wanted.nodes, wanted.loop_on)
+        && started.ingress_ports == wanted.ingress_ports.0
         && (wanted.port == 0 || wanted.port == started.port)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::IngressPorts;
 
     #[test]
     fn only_what_is_laid_out_as_it_is_wanted_fits() {
-        let started = Started { nodes: 2, loop_on: true, port: 6443, boot: "b".into() };
+        let started = Started { nodes: 2, loop_on: true, ingress_ports: None, port: 6443, boot: "b".into() };
         let wanted = Wanted {
             name: "x".into(),
             nodes: 2,
             port: 0,
             paths: crate::cluster::paths(Path::new("/nowhere")),
             loop_on: true,
+            ingress_ports: IngressPorts(None),
         };
         assert!(fits(&started, &wanted, "b"));
         assert!(fits(&started, &Wanted { port: 6443, ..wanted.clone() }, "b"));

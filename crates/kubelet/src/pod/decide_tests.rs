@@ -5,7 +5,10 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::ports::{self, ContainerState, Image, Sandbox};
+use crate::{
+    pod::memory::Waiting,
+    ports::{self, ContainerState, Image, Sandbox},
+};
 
 fn at(s: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + s).unwrap()
@@ -66,6 +69,29 @@ fn from_nothing_to_running() {
     assert_eq!(decide(&pod, &memory, at(0)).steps, [Step::StartCreated { id: "b0".into() }]);
     put(&mut memory, "b", 0, ContainerState::Running, 0, 0);
     assert_eq!(decide(&pod, &memory, at(0)), Plan::default());
+}
+
+#[test]
+fn what_comes_after_a_post_start_hook_waits_for_it() {
+    let hook = json!({"postStart": {"exec": {"command": ["true"]}}});
+    let pod = pod(json!({"containers": [{"name": "a", "lifecycle": hook}, {"name": "b"}]}));
+    let mut memory = up();
+    assert_eq!(decide(&pod, &memory, at(0)).steps, [Step::CheckImage { container: "a".into() }]);
+    present(&mut memory, "a");
+    present(&mut memory, "b");
+    assert_eq!(decide(&pod, &memory, at(0)).steps, [start("a", 0)]);
+    put(&mut memory, "a", 0, ContainerState::Running, 0, 0);
+    memory.post_starting.insert("a0".into());
+    assert_eq!(decide(&pod, &memory, at(0)), Plan::default());
+    memory.post_starting.clear();
+    assert_eq!(decide(&pod, &memory, at(0)).steps, [start("b", 0)]);
+    // An image that cannot be had holds back its own container only.
+    let mut held = up();
+    let waiting = Waiting { reason: "ErrImagePull", message: String::new(), retry_at: Some(at(9)) };
+    held.waiting.insert("a".into(), waiting);
+    assert_eq!(decide(&pod, &held, at(0)).steps, [Step::CheckImage { container: "b".into() }]);
+    put(&mut memory, "a", 0, ContainerState::Exited, 1, 5);
+    assert!(!memory.is_post_starting("a"), "a hook ends with its container");
 }
 
 #[test]

@@ -13,9 +13,10 @@ use rand::Rng;
 
 use super::{spec, worker::Worker};
 use crate::{
-    network,
+    cgroup, network,
     ports::{RuntimeError, Sandbox},
     sources::{self, Sources},
+    tokens,
     volumes::{self, Contents, VolumeError},
 };
 
@@ -56,6 +57,7 @@ impl Worker {
 
     async fn prepare_volumes(&mut self) -> Result<(), (String, String)> {
         let spec = self.spec();
+        self.renew_tokens(&spec).await?;
         let sources = self.volume_sources(&spec).await?;
         let addresses = self.addresses();
         for volume in spec.volumes.iter().flatten() {
@@ -67,6 +69,18 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// Asks for the tokens that are due. One that cannot be renewed is no failure while it is good.
+    async fn renew_tokens(&mut self, spec: &PodSpec) -> Result<(), (String, String)> {
+        let now = self.ctx.clock.now();
+        let renewed = tokens::renew(&self.ctx.client, &self.pod, &mut self.tokens, now).await;
+        let Err(error) = renewed else { return Ok(()) };
+        let first_without = spec.volumes.iter().flatten().find(|v| {
+            let alone = PodSpec { volumes: Some(vec![(*v).clone()]), ..PodSpec::default() };
+            tokens::of_volumes(&alone).iter().any(|w| !self.tokens.contains_key(w))
+        });
+        first_without.map_or(Ok(()), |volume| Err((volume.name.clone(), chain(&error))))
     }
 
     async fn volume_sources(&self, spec: &PodSpec) -> Result<Sources, (String, String)> {
@@ -88,7 +102,13 @@ impl Worker {
         addresses: &crate::fieldref::Addresses,
         volume: &Volume,
     ) -> Result<std::path::PathBuf, VolumeError> {
-        let contents = Contents { pod: &self.pod, addresses, sources, capacity: &self.ctx.capacity };
+        let contents = Contents {
+            pod: &self.pod,
+            addresses,
+            sources,
+            tokens: &self.tokens,
+            capacity: &self.ctx.capacity,
+        };
         let stamp = self.ctx.clock.now().as_nanosecond().to_string();
         volumes::prepare(&contents, &self.dirs, volume, &stamp)
     }
@@ -126,6 +146,13 @@ impl Worker {
             }
         }
         let wanted = spec::sandbox(&self.pod, &self.ctx.options, &self.dirs, attempt);
+        let figures = cgroup::pod_figures(&self.spec());
+        if let Err(error) =
+            cgroup::write_pod_cgroup(&self.ctx.options.cgroup_fs, &wanted.cgroup_parent, &figures)
+        {
+            // Each container's own limits hold without it.
+            tracing::warn!(cgroup = wanted.cgroup_parent, %error, "the Pod's own limits cannot be set");
+        }
         match self.new_sandbox(&wanted).await {
             Ok(sandbox) => {
                 let words = sandbox.ips.join(", ");

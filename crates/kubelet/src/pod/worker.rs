@@ -39,6 +39,7 @@ use crate::{
         action::Outcome,
         task::{Kind, Verdict},
     },
+    tokens::Tokens,
     volumes::PodDirs,
 };
 
@@ -99,6 +100,7 @@ pub(crate) struct Worker {
     pub(super) memory: Memory,
     pub(super) dirs: PodDirs,
     pub(super) volumes: BTreeMap<String, PathBuf>,
+    pub(super) tokens: Tokens,
     pub(super) setup_backoff: Backoff,
     pub(super) image_backoffs: BTreeMap<String, Backoff>,
     pub(super) refresh_at: Option<Timestamp>,
@@ -155,6 +157,7 @@ impl Worker {
             memory,
             dirs,
             volumes: BTreeMap::new(),
+            tokens: Tokens::new(),
             setup_backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(20)),
             image_backoffs: BTreeMap::new(),
             refresh_at: None,
