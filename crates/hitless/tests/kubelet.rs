@@ -68,7 +68,8 @@ fn init_containers_come_one_after_another(space: &Space) {
     let spec = json!({"initContainers": inits, "containers": [main], "volumes": volumes()});
     tools::pod(space, "p", "", spec);
     row(space, "p", "Init:0/3");
-    space.kubectl.ok(&["exec", "p", "-c", "first", "--", "touch", "/work/go"]);
+    let go = ["exec", "p", "-c", "first", "--", "touch", "/work/go"];
+    until("the first init container runs", || (space.kubectl.run(&go).code == Some(0)).then_some(()));
     space.ready("p");
     row(space, "p", "2/2");
     let order = space.kubectl.ok(&["exec", "p", "-c", "web", "--", "cat", "/work/order"]);

@@ -108,7 +108,8 @@ fn an_end_goes_in_order_and_is_traced(space: &Space) {
                 )
             })
             .collect();
-        assert_eq!(reached.keys().collect::<Vec<_>>(), ["service-proxy-node-1", "service-proxy-node-2"]);
+        let consumers = ["ingress-node-1", "ingress-node-2", "service-proxy-node-1", "service-proxy-node-2"];
+        assert_eq!(reached.keys().collect::<Vec<_>>(), consumers);
         assert!(reached.values().all(|(revision, target)| revision >= target && *target > 0), "{reached:?}");
     }
     let text = trace(space, "my-pod", &[]);

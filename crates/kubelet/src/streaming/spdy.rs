@@ -270,15 +270,18 @@ mod tests {
 
     /// A server's side by hand: answers both streams, sends a long frame and the end.
     async fn serve(mut io: tokio::io::DuplexStream) -> Vec<u8> {
-        let mut asked = Vec::new();
+        let (mut asked, mut streams) = (Vec::new(), Vec::new());
         for _ in 0..2 {
             let mut head = [0; HEAD_LEN];
             io.read_exact(&mut head).await.unwrap();
             assert_eq!(head[..4], [0x80, 3, 0, 1]);
             let mut body = vec![0; usize::from(head[7])];
             io.read_exact(&mut body).await.unwrap();
-            let mut reply = frame(SYN_REPLY, 0, &[&body[..4], b"whatever".as_slice()].concat());
-            reply.extend(frame(PING, 0, &[0, 0, 0, 2]));
+            streams.push(body);
+        }
+        for body in streams {
+            let mut reply = frame(PING, 0, &[0, 0, 0, 2]);
+            reply.extend(frame(SYN_REPLY, 0, &[&body[..4], b"whatever".as_slice()].concat()));
             io.write_all(&reply).await.unwrap();
             let mut pong = [0; 12];
             io.read_exact(&mut pong).await.unwrap();

@@ -59,8 +59,9 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_go_both_ways_until_the_runtime_ends() {
-        let (client, server) = tokio::io::duplex(256);
-        let (runtime, mut other) = tokio::io::duplex(256);
+        // With room for all that is said before anybody reads.
+        let (client, server) = tokio::io::duplex(4096);
+        let (runtime, mut other) = tokio::io::duplex(4096);
         let socket = super::super::channels::web_socket(server).await;
         let carried = tokio::spawn(run(socket, runtime, std::future::pending()));
         let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
