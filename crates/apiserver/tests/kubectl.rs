@@ -1,6 +1,11 @@
 //! Stock kubectl over TLS, with validation on. A machine without kubectl fails here.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "this is a test: a panic is how it fails"
+)]
 
 mod common;
 

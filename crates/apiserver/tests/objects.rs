@@ -1,6 +1,11 @@
 //! Create, read, update, patch and delete, as a client sees them, over the real store.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "this is a test: a panic is how it fails"
+)]
 
 mod common;
 

@@ -1,6 +1,11 @@
 //! Discovery, OpenAPI, authorization, and what comes from people with bad intentions.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "this is a test: a panic is how it fails"
+)]
 
 mod common;
 

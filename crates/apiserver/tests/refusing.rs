@@ -1,7 +1,12 @@
 //! What is out of bounds gets Kubernetes' answer, within a bound: bodies, names, points in time, and clients that ask for
 //! much and take little.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "this is a test: a panic is how it fails"
+)]
 
 mod common;
 

@@ -1,6 +1,11 @@
 //! Service account tokens: who gets them, what they are bound to, and when they are good.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "this is a test: a panic is how it fails"
+)]
 
 mod common;
 

@@ -1,6 +1,12 @@
 //! What the tests share: a server over the real store in a directory of its own, and a client that sees codes and bodies.
 
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(dead_code, reason = "each test file uses its own part of this")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "this is a test: a panic is how it fails"
+)]
 
 use std::{sync::Arc, time::Duration};
 
