@@ -15,7 +15,7 @@ use hitless_types::kinds::{self, Kind};
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
-use crate::fault::Fault;
+use crate::{fault::Fault, lean};
 
 /// The bytes under which an object is stored.
 ///
@@ -73,13 +73,16 @@ fn head_len(kind: &Kind) -> usize {
     r#"{"apiVersion":"","kind":"","metadata":{"#.len() + group + kind.version.len() + kind.kind.len()
 }
 
-/// Appends a stored object as clients see it. Items of lists come without `apiVersion` and `kind`, as in Kubernetes.
-pub(crate) fn write_object(out: &mut Vec<u8>, kind: &Kind, entry: &Entry, with_type: bool) {
+/// Appends a stored object as clients see it. Items of lists come without `apiVersion` and `kind`, as in Kubernetes; `lean` ones without
+/// managed fields.
+pub(crate) fn write_object(out: &mut Vec<u8>, kind: &Kind, entry: &Entry, with_type: bool, lean: bool) {
     let (front, rest) = entry.value.split_at_checked(head_len(kind)).unwrap_or((&entry.value, b""));
     out.extend_from_slice(if with_type { front } else { br#"{"metadata":{"# });
     // Writing to a vector cannot fail.
     let _written = write!(out, r#""resourceVersion":"{}","#, entry.modified);
-    out.extend_from_slice(rest);
+    let omitted = lean.then(|| lean::managed_fields(rest)).flatten().unwrap_or(0..0);
+    out.extend_from_slice(rest.get(..omitted.start).unwrap_or_default());
+    out.extend_from_slice(rest.get(omitted.end..).unwrap_or_default());
 }
 
 /// The stored object as a value of `kind`, with its revision.

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    clusterip::ClusterIps, codec, codec::Decoded, discovery::Documents, fault::Fault, metrics::Metrics,
+    clusterip::ClusterIps, codec, codec::Decoded, discovery::Documents, fault::Fault, lean, metrics::Metrics,
     options::Options, route, volatile::Volatile,
 };
 
@@ -87,12 +87,16 @@ impl Core {
         kind: &'static Kind,
         entry: &Entry,
         with_type: bool,
+        lean: bool,
     ) -> Result<(), Fault> {
         if codec::is_verbatim(kind) {
-            codec::write_object(out, kind, entry, with_type);
+            codec::write_object(out, kind, entry, with_type, lean);
             return Ok(());
         }
-        let object = self.shown(kind, entry)?;
+        let mut object = self.shown(kind, entry)?;
+        if lean {
+            lean::strip(&mut object);
+        }
         serde_json::to_writer(out, &object).map_err(Fault::internal)
     }
 

@@ -21,6 +21,7 @@ mod discovery;
 mod eviction;
 mod expiry;
 mod fault;
+mod lean;
 mod logs;
 mod metrics;
 mod negotiate;

@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, header};
 
 use hitless_types::status::ApiFault;
 
-use crate::{fault::Fault, query::Query};
+use crate::{fault::Fault, lean, query::Query};
 
 /// What an object or list is shown as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,12 +35,19 @@ pub(crate) struct Format {
     pub(crate) include: IncludeObject,
     pub(crate) yaml: bool,
     pub(crate) pretty: bool,
+    /// Without managed fields.
+    pub(crate) lean: bool,
 }
 
 impl Format {
     /// JSON, as it is.
-    pub(crate) const JSON: Self =
-        Self { shape: Shape::Object, include: IncludeObject::Metadata, yaml: false, pretty: false };
+    pub(crate) const JSON: Self = Self {
+        shape: Shape::Object,
+        include: IncludeObject::Metadata,
+        yaml: false,
+        pretty: false,
+        lean: false,
+    };
 
     /// Whether stored bytes can be passed on without decoding.
     pub(crate) fn is_plain(self) -> bool {
@@ -62,7 +69,7 @@ pub(crate) fn accept(headers: &HeaderMap, query: &Query) -> Result<Format, Fault
             return Err(Fault::bad_request(format!("unrecognized includeObject value: {other:?}")));
         }
     };
-    let plain = Format { include, pretty: query.flag("pretty"), ..Format::JSON };
+    let plain = Format { include, pretty: query.flag("pretty"), lean: lean::wanted(headers), ..Format::JSON };
     let mut any = false;
     for value in headers.get_all(header::ACCEPT) {
         for clause in value.to_str().unwrap_or_default().split(',').map(str::trim).filter(|c| !c.is_empty()) {

@@ -74,7 +74,7 @@ pub(crate) async fn get(core: &Core, place: &Place, format: Format) -> Result<Re
     };
     if format.is_plain() {
         let mut out = Vec::with_capacity(entry.value.len() + 64);
-        core.write_shown(&mut out, place.kind, &entry, true)?;
+        core.write_shown(&mut out, place.kind, &entry, true, format.lean)?;
         return Ok(reply::bytes(StatusCode::OK, out));
     }
     let object = core.shown(place.kind, &entry)?;
@@ -265,7 +265,7 @@ fn show(core: &Core, kind: &'static Kind, page: Page, format: Format) -> Result<
             if i > 0 {
                 out.push(b',');
             }
-            core.write_shown(&mut out, kind, entry, false)?;
+            core.write_shown(&mut out, kind, entry, false, format.lean)?;
         }
         out.extend_from_slice(b"]}");
         return Ok(reply::bytes(StatusCode::OK, out));

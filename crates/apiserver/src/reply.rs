@@ -12,6 +12,7 @@ use crate::{
     codec::text,
     core::Core,
     fault::Fault,
+    lean,
     negotiate::{Format, Shape},
     table,
 };
@@ -49,7 +50,10 @@ impl Reply {
         self
     }
 
-    pub(crate) fn into_response(self, format: Format) -> Response {
+    pub(crate) fn into_response(mut self, format: Format) -> Response {
+        if format.lean {
+            lean::strip(&mut self.object);
+        }
         let (body, media) = if format.yaml {
             (
                 serde_yaml_ng::to_string(&self.object).map(String::into_bytes).map_err(Fault::internal),

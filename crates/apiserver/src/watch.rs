@@ -355,7 +355,7 @@ impl Session {
 
     fn object(&mut self, out: &mut Vec<u8>, entry: &Entry, object: Option<&Value>) -> Result<(), Fault> {
         if self.format.shape == Shape::Object && object.is_none() {
-            return self.core.write_shown(out, self.kind, entry, true);
+            return self.core.write_shown(out, self.kind, entry, true, self.format.lean);
         }
         let shown;
         let object = match object {

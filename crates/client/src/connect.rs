@@ -2,7 +2,8 @@
 
 use std::{path::Path, time::Duration};
 
-use http::{Request, Response};
+use hitless_types::well_known;
+use http::{HeaderName, HeaderValue, Request, Response};
 use hyper_util::{
     client::legacy::{Builder, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
@@ -82,6 +83,7 @@ fn over_http(config: &Config) -> Result<Client, kube::Error> {
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
+        .map_request(lean)
         .map_err(BoxError::from)
         .service(client);
     Ok(Client::new(service, &config.default_namespace))
@@ -95,7 +97,15 @@ where
     S::Error: Into<BoxError>,
     B: http_body_like::Body,
 {
-    Client::new(service, "default")
+    Client::new(ServiceBuilder::new().map_request(lean).service(service), "default")
+}
+
+/// Asks for objects without managed fields: nobody here looks at them, and they are half of what would be decoded. Other API servers
+/// do not know the header.
+fn lean(mut request: Request<Body>) -> Request<Body> {
+    let value = HeaderValue::from_static(well_known::MANAGED_FIELDS);
+    request.headers_mut().insert(HeaderName::from_static(well_known::OMIT_HEADER), value);
+    request
 }
 
 /// The bounds that `kube::Client::new` puts on a response's body.

@@ -104,3 +104,8 @@ pub mod reason {
     /// By the kubelet, Warning: something failed.
     pub const FAILED: &str = "Failed";
 }
+
+/// A request header: what of the metadata the answer, its items or its events shall be without. [`MANAGED_FIELDS`] is known.
+pub const OMIT_HEADER: &str = "hitless-omit";
+/// The metadata's field that says who manages what.
+pub const MANAGED_FIELDS: &str = "managedFields";
