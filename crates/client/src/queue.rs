@@ -42,6 +42,7 @@ struct State {
 pub struct Queue {
     state: Arc<Mutex<State>>,
     wake: Arc<Notify>,
+    linger: Duration,
 }
 
 impl Queue {
@@ -51,9 +52,19 @@ impl Queue {
         Self::default()
     }
 
-    /// Asks for work on `key` as soon as a worker is free.
+    /// An empty queue whose work begins `linger` after it was first asked for: what is asked for meanwhile is done with it, and what
+    /// comes first in the cluster is not held up by it.
+    #[must_use]
+    pub fn lingering(linger: Duration) -> Self {
+        Self { linger, ..Self::default() }
+    }
+
+    /// Asks for work on `key` as soon as a worker is free (and the queue's linger is over).
     pub fn add(&self, key: impl Into<String>) {
-        let key = key.into();
+        if self.linger.is_zero() { self.add_now(key.into()) } else { self.add_after(key, self.linger) }
+    }
+
+    fn add_now(&self, key: String) {
         let mut state = self.state.lock();
         if state.waiting.insert(key.clone()) && !state.working.contains(&key) {
             state.ready.push_back(key);
@@ -65,7 +76,7 @@ impl Queue {
     /// Asks for work on `key` after `delay` (or sooner, if it was asked for sooner).
     pub fn add_after(&self, key: impl Into<String>, delay: Duration) {
         if delay.is_zero() {
-            return self.add(key);
+            return self.add_now(key.into());
         }
         let (key, at) = (key.into(), Instant::now() + delay);
         let mut state = self.state.lock();
@@ -209,6 +220,25 @@ mod tests {
         cancel.cancel();
         tasks.close();
         tasks.wait().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_asked_for_while_the_queue_lingers_is_one_piece_of_work() {
+        let queue = Queue::lingering(Duration::from_millis(10));
+        let start = Instant::now();
+        queue.add("a");
+        tokio::time::sleep(Duration::from_millis(6)).await;
+        queue.add("a");
+        assert_eq!(queue.next().await, "a");
+        assert_eq!(start.elapsed(), Duration::from_millis(10), "the first asking counts");
+        // Asked for while it is worked on: once more, and that later too.
+        queue.add("a");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        queue.finish("a", Outcome::Done);
+        assert_eq!(queue.next().await, "a");
+        assert_eq!(start.elapsed(), Duration::from_millis(20));
+        queue.finish("a", Outcome::Done);
+        assert!(tokio::time::timeout(Duration::from_secs(1), queue.next()).await.is_err(), "nothing is left");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,12 +1,16 @@
 //! What every controller is given: the client, the clock, the loop's switch, and where its tasks live.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use hitless_base::{Clock, SystemClock};
 use hitless_client::{Outcome, Queue, Recorder};
 use kube::Client;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How long controllers outside the loop wait before they act on a change. When a Pod is deleted, the slices, the consumers and the
+/// withdrawal come first, and what follows from it (a replacement, counts in a status) is one piece of work instead of several.
+pub(crate) const LINGER: Duration = Duration::from_millis(10);
 
 /// How the controllers are to behave.
 #[derive(Clone)]

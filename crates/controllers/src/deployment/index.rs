@@ -7,7 +7,7 @@ use k8s_openapi::api::{
     core::v1::Pod,
 };
 
-use crate::Informers;
+use crate::{Informers, context::LINGER};
 
 #[derive(Clone)]
 pub(super) struct Index {
@@ -19,7 +19,7 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn new(informers: &mut Informers) -> Self {
-        let queue = Queue::new();
+        let queue = Queue::lingering(LINGER);
         let (deployments, replicasets) = (informers.deployments.cache(), informers.replicasets.cache());
         let pods = informers.pods.cache();
         let ask = queue.clone();

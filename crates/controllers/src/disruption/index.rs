@@ -11,7 +11,7 @@ use k8s_openapi::api::{
 };
 
 use super::Seen;
-use crate::Informers;
+use crate::{Informers, context::LINGER};
 
 #[derive(Clone)]
 pub(super) struct Index {
@@ -24,7 +24,7 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn new(informers: &mut Informers) -> Self {
-        let queue = Queue::new();
+        let queue = Queue::lingering(LINGER);
         let budgets = informers.budgets.cache();
         let ask = queue.clone();
         informers.budgets.on_change(move |delta| ask.add(delta.key.clone()));

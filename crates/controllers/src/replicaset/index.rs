@@ -4,7 +4,7 @@ use hitless_client::{Cache, Delta, Queue};
 use hitless_types::{meta, selector};
 use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
 
-use crate::Informers;
+use crate::{Informers, context::LINGER};
 
 #[derive(Clone)]
 pub(super) struct Index {
@@ -15,7 +15,7 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn new(informers: &mut Informers) -> Self {
-        let queue = Queue::new();
+        let queue = Queue::lingering(LINGER);
         let replicasets = informers.replicasets.cache();
         let pods = informers.pods.cache();
         let ask = queue.clone();
