@@ -1,6 +1,6 @@
 //! The command line: what can be asked, and nothing of how it is done.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -74,6 +74,15 @@ impl std::str::FromStr for IngressPorts {
     }
 }
 
+impl std::fmt::Display for IngressPorts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some((http, https)) => write!(f, "{http},{https}"),
+            None => f.write_str("off"),
+        }
+    }
+}
+
 /// Which cluster, and where its files are.
 #[derive(Clone, Debug, Args)]
 pub struct Which {
@@ -106,6 +115,30 @@ pub struct Up {
     /// Whether stop signals wait until the consumers have let go
     #[arg(long = "loop", value_enum, default_value_t = Loop::On, value_name = "on|off")]
     pub loop_: Loop,
+}
+
+impl Up {
+    /// The command line of an engine that does in the background what is asked for here.
+    pub fn engine_arguments(&self) -> Vec<OsString> {
+        // Taken apart, so that no option can be forgotten.
+        let Self { which: Which { name, data_dir }, nodes, port, detach: _, ingress_ports, loop_ } = self;
+        let loop_ = if *loop_ == Loop::On { "on" } else { "off" };
+        vec![
+            "engine".into(),
+            "--name".into(),
+            name.into(),
+            "--data-dir".into(),
+            data_dir.into(),
+            "--nodes".into(),
+            nodes.to_string().into(),
+            "--port".into(),
+            port.to_string().into(),
+            "--ingress-ports".into(),
+            ingress_ports.to_string().into(),
+            "--loop".into(),
+            loop_.into(),
+        ]
+    }
 }
 
 /// `hitless down`.
@@ -222,6 +255,31 @@ mod tests {
         for text in ["", "80", "80,", "80,80", "0,443", "80,70000", "80,443,1"] {
             assert!(text.parse::<IngressPorts>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_detached_engine_is_told_everything() {
+        let asked = [
+            "hitless",
+            "up",
+            "--detach",
+            "--name",
+            "a",
+            "--data-dir",
+            "/d",
+            "--nodes",
+            "3",
+            "--port",
+            "0",
+            "--ingress-ports",
+            "off",
+            "--loop",
+            "off",
+        ];
+        let Command::Up(up) = Cli::parse_from(asked).command else { panic!("not `up`") };
+        let told = std::iter::once("hitless".into()).chain(up.engine_arguments());
+        let Command::Engine(engine) = Cli::parse_from(told).command else { panic!("not `engine`") };
+        assert_eq!(format!("{:?}", Up { detach: true, ..engine }), format!("{up:?}"));
     }
 
     #[test]

@@ -92,6 +92,11 @@ fn on_a_running_cluster_a_rollout_loses_nothing_and_force_is_seen_to_lose() {
     assert!(left.iter().all(|name| !name.contains("prove")), "prove leaves its namespaces: {left:?}");
     let compare = run(Command::new(HITLESS).args(["prove", "--compare", "--kubeconfig"]).arg(&kubeconfig));
     assert_eq!(compare.code, Some(2), "only a cluster of one's own can be switched");
+
+    let same_name = run(&mut cluster.home.hitless("prove", &["delete"]));
+    assert_eq!(same_name.code, Some(2), "{}", same_name.all());
+    assert!(same_name.stderr.contains("being started, used or taken away by process"), "{}", same_name.all());
+    assert_eq!(cluster.home.kubectl().names(&["nodes"]).len(), 2, "the cluster of that name is left alone");
 }
 
 #[test]

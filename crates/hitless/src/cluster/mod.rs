@@ -7,6 +7,7 @@
 
 mod agents;
 pub mod checks;
+mod claim;
 mod files;
 mod parts;
 mod takeover;
@@ -32,6 +33,7 @@ use crate::{
 };
 
 pub use agents::AgentConfig;
+pub use claim::Claim;
 pub use files::{Files, RUN_DIR, forget_objects};
 
 /// How long both nodes may take to be Ready.
@@ -86,12 +88,13 @@ pub struct Cluster {
     nodes: Vec<Node>,
     agents: agents::Agents,
     control: parts::Control,
+    claim: Claim,
 }
 
 impl Cluster {
     /// Starts a cluster and waits until all its nodes are Ready. What an earlier one of this name has left running is taken over
-    /// if it is laid out alike, and taken away before if it is not.
-    pub async fn start(wanted: &Wanted, steps: &dyn Steps) -> Result<Self> {
+    /// if it is laid out alike, and taken away before if it is not. The claim on the name is kept until the cluster has been stopped.
+    pub async fn start(wanted: &Wanted, claim: Claim, steps: &dyn Steps) -> Result<Self> {
         let began = Instant::now();
         checks::root()?;
         checks::name(&wanted.name)?;
@@ -109,7 +112,7 @@ impl Cluster {
         let plan = slots::claim(&wanted.name, wanted.nodes, files::last_slot(&data_dir), &wanted.paths)
             .await
             .map_err(|error| Fault::refused(hitless_base::chain(&error), ""))?;
-        match Self::start_parts(wanted, plan, listener, &programs, began, steps).await {
+        match Self::start_parts(wanted, claim, plan, listener, &programs, began, steps).await {
             Ok(cluster) => Ok(cluster),
             // Containers that served before this attempt go on; another attempt, or `hitless down`, finds them.
             Err(error) if running.is_some() => Err(error),
@@ -126,6 +129,7 @@ impl Cluster {
 
     async fn start_parts(
         wanted: &Wanted,
+        claim: Claim,
         plan: ClusterPlan,
         listener: tokio::net::TcpListener,
         programs: &Programs,
@@ -169,6 +173,7 @@ impl Cluster {
             nodes,
             agents,
             control,
+            claim,
         })
     }
 
@@ -187,6 +192,7 @@ impl Cluster {
         steps.done("control plane stopped", began.elapsed());
         let began = Instant::now();
         let report = clean::sweep(&self.plan.name, &self.paths).await?;
+        drop(self.claim);
         steps.done("network, mounts and cgroups taken away", began.elapsed());
         if report.left.is_empty() {
             return Ok(());

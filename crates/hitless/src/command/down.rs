@@ -9,13 +9,15 @@ use tokio::time::Instant;
 use super::up::STOP_GRACE;
 use crate::{
     cli::Down,
-    cluster::{engine_of, paths},
+    cluster::{Claim, engine_of, paths},
     fault::Fault,
     steps::{Lines, Steps, say},
 };
 
 /// Beyond what the Pods get, the engine may take this long.
 const MARGIN: Duration = Duration::from_secs(20);
+/// How long somebody else may still be busy with the cluster.
+const CLAIM_BOUND: Duration = Duration::from_secs(10);
 
 /// Stops the cluster.
 pub async fn down(down: &Down) -> Result<ExitCode> {
@@ -36,6 +38,7 @@ pub async fn down(down: &Down) -> Result<ExitCode> {
         say(&format!("cluster {name:?} has no engine any more; taking away what it has left"));
     }
     let began = Instant::now();
+    let _claim = Claim::wait(name, &paths, CLAIM_BOUND).await?;
     let report = clean::sweep(name, &paths).await.map_err(refused)?;
     if !report.left.is_empty() {
         return Err(Fault::failed(report.left.join("\n"), "`hitless down` once more may succeed").into());

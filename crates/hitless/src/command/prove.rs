@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::up::{Ends, STOP_GRACE};
 use crate::{
     cli::{IngressPorts, Prove},
-    cluster::{Cluster, Wanted, forget_objects, paths},
+    cluster::{Claim, Cluster, Wanted, checks, forget_objects, paths},
     fault::Fault,
     steps::Quiet,
 };
@@ -40,20 +40,27 @@ impl Own {
 
     /// Ends the one that runs and starts the next.
     pub async fn restart(&mut self, loop_on: bool) -> Result<&Cluster> {
-        self.stop().await?;
+        let claim = self.end().await?;
         self.wanted.loop_on = loop_on;
         // Each run begins with an empty cluster; the images are kept.
         forget_objects(&self.wanted.paths.data_of(&self.wanted.name))?;
-        Ok(self.running.insert(Cluster::start(&self.wanted, &Quiet).await?))
+        Ok(self.running.insert(Cluster::start(&self.wanted, claim, &Quiet).await?))
     }
 
     /// Ends the one that runs, with all its objects.
     pub async fn stop(&mut self) -> Result<()> {
+        self.end().await.map(drop)
+    }
+
+    /// The same; and nobody else can begin one of this name until the claim is given back.
+    async fn end(&mut self) -> Result<Claim> {
+        checks::root()?;
         if let Some(cluster) = self.running.take() {
             cluster.stop(STOP_GRACE, &Quiet).await?;
         }
+        let claim = Claim::take(&self.wanted.name, &self.wanted.paths)?;
         hitless_drivers::node::clean::sweep(&self.wanted.name, &self.wanted.paths).await?;
-        Ok(())
+        Ok(claim)
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     cli::{Loop, Up},
-    cluster::{Cluster, Wanted, checks},
+    cluster::{Claim, Cluster, Wanted, checks},
     fault::Fault,
     steps::{Lines, Quiet, Steps, say, shown},
 };
@@ -53,18 +53,7 @@ pub async fn detached(up: &Up) -> Result<ExitCode> {
     let log =
         std::fs::File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
     let mut child = Command::new(std::env::current_exe()?)
-        .args([
-            "engine",
-            "--name",
-            &up.which.name,
-            "--nodes",
-            &up.nodes.to_string(),
-            "--port",
-            &up.port.to_string(),
-        ])
-        .arg("--data-dir")
-        .arg(&up.which.data_dir)
-        .args(["--loop", if up.loop_ == Loop::On { "on" } else { "off" }])
+        .args(up.engine_arguments())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
@@ -133,9 +122,14 @@ pub async fn engine(up: &Up) -> Result<ExitCode> {
 
 /// Starts the cluster; a signal meanwhile ends the start, and what it has made is taken away.
 async fn start_or_end(wanted: &Wanted, steps: &dyn Steps, ends: &mut Ends) -> Result<Cluster> {
+    checks::root()?;
+    checks::name(&wanted.name)?;
+    checks::not_running(&wanted.name, &wanted.paths)?;
+    let claim = Claim::take(&wanted.name, &wanted.paths)?;
     tokio::select! {
-        started = Cluster::start(wanted, steps) => started,
+        started = Cluster::start(wanted, claim, steps) => started,
         () = ends.any() => {
+            let _claim = Claim::take(&wanted.name, &wanted.paths)?;
             let report = hitless_drivers::node::clean::sweep(&wanted.name, &wanted.paths).await?;
             let left = report.left.join("\n");
             Err(Fault { what: format!("interrupted; what was begun has been taken away{left}"), hint: String::new(), code: 130 }.into())
