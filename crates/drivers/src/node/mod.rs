@@ -31,7 +31,7 @@ use plan::{ClusterPlan, NodePlan};
 use programs::Programs;
 
 /// The share of all agents of the processors under load, in multiples of what one node's containerd and Pods get.
-const AGENTS_WEIGHT: u32 = 10;
+const CONTROL_WEIGHT: u32 = 10;
 
 /// A cluster or a node could not be brought up.
 #[derive(Debug, thiserror::Error)]
@@ -90,11 +90,13 @@ pub struct Took {
 /// same time if need be. Again is no error.
 pub async fn prepare(plan: &ClusterPlan, programs: &Programs, cgroups: &Cgroups) -> Result<(), NodeError> {
     make_directories([&plan.run_dir, &plan.data_dir])?;
-    cgroups.create(&plan.engine_cgroup)?;
-    cgroups.create(&plan.agents_cgroup)?;
-    // An agent must not wait for a processor behind the containers that it has started, so it does not share a branch of the tree with
-    // them: what they have used up would count against it.
-    cgroups.prefer(&plan.agents_cgroup, AGENTS_WEIGHT)?;
+    // Neither the engine nor an agent must wait for a processor behind the containers that are started meanwhile, so they share no branch of
+    // the tree with them: what those have used up would count against it.
+    for group in [&plan.engine_cgroup, &plan.agents_cgroup] {
+        cgroups.create(group)?;
+        cgroups.prefer(group, CONTROL_WEIGHT)?;
+    }
+    cgroups.add(&plan.engine_cgroup, std::process::id())?;
     links::cluster_up(plan).await?;
     let (nft, plan) = (programs.nft.clone(), plan.clone());
     Ok(tokio::task::spawn_blocking(move || egress::up(&nft, &plan)).await??)
