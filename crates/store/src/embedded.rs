@@ -7,12 +7,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use hitless_base::Revision;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    admit::admit,
     api::{Committed, Entry, Listing, Op, Store, Watch},
     backend::FileCounters,
     disk,
@@ -143,35 +143,10 @@ impl Embedded {
         }
     }
 
-    /// Refuses what is too large or ambiguous, and gives values memory of just their size: a value lives long, and
-    /// may have come as a part of a much larger buffer.
-    fn admit(&self, mut ops: Vec<Op>) -> Result<Vec<Op>, CommitError> {
-        within("commit (operations)", ops.len(), self.options.commit_ops_max)?;
-        for op in &mut ops {
-            within("key (bytes)", op.key().len(), self.options.key_bytes_max)?;
-            if let Op::Put { key, value, .. } = op {
-                if value.len() > self.options.value_bytes_max {
-                    within(&format!("value of {key} (bytes)"), value.len(), self.options.value_bytes_max)?;
-                }
-                *value = Bytes::copy_from_slice(value);
-            }
-        }
-        let mut keys: Vec<_> = ops.iter().map(Op::key).collect();
-        keys.sort_unstable();
-        match keys.windows(2).find(|pair| pair.first() == pair.last()).and_then(|pair| pair.first()) {
-            Some(&twice) => Err(CommitError::DuplicateKey { key: twice.clone() }),
-            None => Ok(ops),
-        }
-    }
-
     #[cfg(test)]
     pub(crate) fn break_disk(&self) {
         self.shared.counters.broken.store(true, Ordering::Relaxed);
     }
-}
-
-fn within(what: &str, size: usize, limit: usize) -> Result<(), CommitError> {
-    if size > limit { Err(CommitError::TooLarge { what: what.to_owned(), size, limit }) } else { Ok(()) }
 }
 
 #[async_trait]
@@ -190,7 +165,7 @@ impl Store for Embedded {
     }
 
     async fn commit(&self, ops: Vec<Op>) -> Result<Committed, CommitError> {
-        let ops = self.admit(ops)?;
+        let ops = admit(ops, &self.options)?;
         let requests = self.writer.requests.lock().clone().ok_or(CommitError::Closed)?;
         let (answer, answered) = oneshot::channel();
         requests.send(Request { ops, answer }).await.map_err(|_| CommitError::Closed)?;

@@ -1,7 +1,8 @@
 //! The revisioned store: embedded by default, behind a trait that etcd fits; watch from a revision.
 //!
-//! [`Store`] is the contract (see [`api`]), [`Embedded`] the store that lives in the process.
+//! [`Store`] is the contract (see [`api`]), [`Embedded`] the store that lives in the process, [`Memory`] the same without a disk.
 
+mod admit;
 pub mod api;
 mod backend;
 mod batch;
@@ -10,6 +11,7 @@ pub mod embedded;
 pub mod errors;
 mod history;
 mod image;
+pub mod memory;
 mod writer;
 
 pub use api::{
@@ -18,3 +20,4 @@ pub use api::{
 pub use embedded::{Embedded, Options, Stats};
 pub use errors::{CommitError, OpenError, StoreError, WatchEnd, WatchError};
 pub use hitless_base::Revision;
+pub use memory::Memory;
