@@ -2,7 +2,10 @@
 //!
 //! Level, not edge: each start makes what is missing and corrects what names another address.
 
-use hitless_types::kinds::{self, Kind};
+use hitless_types::{
+    kinds::{self, Kind},
+    well_known,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -30,6 +33,7 @@ pub(crate) async fn run(core: &Core) -> Result<(), Fault> {
         ensure(core, namespaces, "", json!({"metadata": {"name": name}})).await?;
     }
     ingress_class(core).await?;
+    dns_service(core).await;
     kubernetes_service(core).await
 }
 
@@ -40,6 +44,37 @@ async fn ingress_class(core: &Core) -> Result<(), Fault> {
         "spec": {"controller": "hitless.dev/ingress"},
     });
     ensure(core, kind("networking.k8s.io", "v1", "ingressclasses")?, "", class).await
+}
+
+/// The Service by which users know the cluster's DNS. Each node answers on its address by itself, so it has no endpoints, and the
+/// standard label keeps the service proxy from refusing what comes for it.
+async fn dns_service(core: &Core) {
+    let Some(address) = core.options.cluster_dns else { return };
+    let ip = address.to_string();
+    let service = json!({
+        "metadata": {
+            "name": "kube-dns",
+            "labels": {
+                "k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS",
+                well_known::LABEL_SERVICE_PROXY_NAME: "hitless-dns",
+            },
+        },
+        "spec": {
+            "clusterIP": ip,
+            "ports": [
+                {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
+                {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53},
+            ],
+        },
+    });
+    let made = match kind("", "v1", "services") {
+        Ok(services) => ensure(core, services, "kube-system", service).await,
+        Err(fault) => Err(fault),
+    };
+    // Names are answered without it; a store of before may have given its address to another Service.
+    if let Err(fault) = made {
+        tracing::warn!(%ip, fault = fault.message(), "the Service kube-system/kube-dns cannot be made");
+    }
 }
 
 /// Notes the addresses that stored Services hold.

@@ -41,6 +41,8 @@ pub struct Options {
     pub clock: Arc<dyn Clock>,
     /// Cluster IPs come from here; the first one is the Service `kubernetes`.
     pub service_cidr: Ipv4Net,
+    /// Where Pods ask for names: the cluster IP of the Service `kube-system/kube-dns`. Without it there is no such Service.
+    pub cluster_dns: Option<std::net::Ipv4Addr>,
     /// Where Pods reach this server. With it, the Service `kubernetes` gets Endpoints and an EndpointSlice.
     pub advertise: Option<SocketAddr>,
     /// Whether availability includes `hitless.dev/Programmed` (see ARCHITECTURE.md, `--loop off`).
@@ -60,6 +62,7 @@ impl Default for Options {
         Self {
             clock: Arc::new(SystemClock),
             service_cidr: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 96, 0, 0), 16),
+            cluster_dns: None,
             advertise: None,
             loop_on: true,
             kubelet_client: None,

@@ -5,6 +5,7 @@
 //! What every consumer of the loop shares (registration, feed, watermark) is [`consumer`]. All but those two is pure.
 
 pub mod consumer;
+pub mod dns;
 pub mod ingress;
 pub mod kernel;
 pub mod program;

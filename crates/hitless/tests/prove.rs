@@ -44,8 +44,14 @@ fn scenario(json: &str) -> Value {
         assert!(path["requests"].as_u64().unwrap() > 0, "no traffic: {path}");
     }
     let names: Vec<&str> = paths.iter().map(|path| path["path"].as_str().unwrap()).collect();
-    let wanted =
-        ["clusterip-node/new", "clusterip-node/keep-alive", "clusterip-pod/new", "clusterip-pod/keep-alive"];
+    let wanted = [
+        "clusterip-node/new",
+        "clusterip-node/keep-alive",
+        "clusterip-pod/new",
+        "clusterip-pod/keep-alive",
+        "dns-headless/new",
+        "dns-headless/keep-alive",
+    ];
     assert_eq!(names, wanted);
     for count in ["requests", "failed"] {
         let sum: u64 = paths.iter().map(|path| path[count].as_u64().unwrap()).sum();

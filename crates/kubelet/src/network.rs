@@ -24,6 +24,21 @@ pub fn hostname(pod: &Pod) -> String {
     cut.trim_end_matches(['-', '.']).to_owned()
 }
 
+/// The Pod's whole name, if it has one: host name, subdomain, namespace and the cluster's domain.
+fn fqdn(pod: &Pod, cluster_domain: &str) -> Option<String> {
+    let spec = pod.spec.as_ref()?;
+    let subdomain = spec.subdomain.as_deref().filter(|s| !s.is_empty())?;
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    Some(format!("{}.{subdomain}.{namespace}.svc.{cluster_domain}", hostname(pod)))
+}
+
+/// What the kernel calls the Pod: its host name, or with `setHostnameAsFQDN` its whole name.
+#[must_use]
+pub fn kernel_hostname(pod: &Pod, cluster_domain: &str) -> String {
+    let whole = pod.spec.as_ref().is_some_and(|spec| spec.set_hostname_as_fqdn == Some(true));
+    fqdn(pod, cluster_domain).filter(|_| whole).unwrap_or_else(|| hostname(pod))
+}
+
 /// Content of the Pod's `/etc/hosts`; `own`: the node's file, for Pods in the node's network.
 #[must_use]
 pub fn hosts_file(pod: &Pod, pod_ips: &[String], cluster_domain: &str, own: Option<&str>) -> String {
@@ -37,11 +52,8 @@ pub fn hosts_file(pod: &Pod, pod_ips: &[String], cluster_domain: &str, own: Opti
     };
     let spec = pod.spec.as_ref();
     let host = hostname(pod);
-    let names = match spec.and_then(|s| s.subdomain.as_deref()).filter(|s| !s.is_empty()) {
-        Some(sub) => {
-            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-            format!("{host}.{sub}.{namespace}.svc.{cluster_domain}\t{host}")
-        }
+    let names = match fqdn(pod, cluster_domain) {
+        Some(whole) => format!("{whole}\t{host}"),
         None => host,
     };
     if own.is_none() {
@@ -60,36 +72,47 @@ pub fn hosts_file(pod: &Pod, pod_ips: &[String], cluster_domain: &str, own: Opti
     text
 }
 
-/// The sandbox's resolver by `dnsPolicy`; `None`: the node's own.
+/// Bounds of the resolver's configuration, as Kubernetes has them.
+const SERVERS_MAX: usize = 3;
+const SEARCHES_MAX: usize = 32;
+const SEARCHES_LEN_MAX: usize = 2048;
+
+/// The sandbox's resolver by `dnsPolicy`; `None`: the node's own as it stands. `own`: content of the node's `resolv.conf`.
 #[must_use]
 pub fn dns(
     spec: &PodSpec,
     namespace: &str,
     cluster_dns: Option<IpAddr>,
     cluster_domain: &str,
+    own: &str,
 ) -> Option<DnsConfig> {
     let host_network = spec.host_network == Some(true);
+    let own = resolv_conf(own);
     let mut config = match (spec.dns_policy.as_deref().unwrap_or("ClusterFirst"), cluster_dns) {
-        ("None", _) => Some(DnsConfig::default()),
-        ("ClusterFirstWithHostNet", Some(ip)) => Some(cluster_first(ip, namespace, cluster_domain)),
-        ("ClusterFirst", Some(ip)) if !host_network => Some(cluster_first(ip, namespace, cluster_domain)),
-        _ => None,
+        ("None", _) => DnsConfig::default(),
+        ("ClusterFirstWithHostNet", Some(ip)) => cluster_first(ip, namespace, cluster_domain, own),
+        ("ClusterFirst", Some(ip)) if !host_network => cluster_first(ip, namespace, cluster_domain, own),
+        _ if spec.dns_config.is_none() => return None,
+        _ => own,
     };
-    if let Some(own) = &spec.dns_config {
-        // With the node's own resolver there is no base here to add to: what the Pod names is all it gets.
-        let base = config.get_or_insert_with(DnsConfig::default);
-        extend(&mut base.servers, own.nameservers.iter().flatten().cloned());
-        extend(&mut base.searches, own.searches.iter().flatten().cloned());
-        for option in own.options.iter().flatten() {
+    if let Some(more) = &spec.dns_config {
+        extend(&mut config.servers, more.nameservers.iter().flatten().cloned());
+        extend(&mut config.searches, more.searches.iter().flatten().cloned());
+        for option in more.options.iter().flatten() {
             let Some(name) = &option.name else { continue };
-            base.options.retain(|o| o.split(':').next() != Some(name));
-            base.options.push(match &option.value {
+            config.options.retain(|o| o.split(':').next() != Some(name));
+            config.options.push(match option.value.as_deref().filter(|value| !value.is_empty()) {
                 Some(value) => format!("{name}:{value}"),
                 None => name.clone(),
             });
         }
     }
-    config
+    config.servers.truncate(SERVERS_MAX);
+    config.searches.truncate(SEARCHES_MAX);
+    while config.searches.iter().map(|search| search.len() + 1).sum::<usize>() > SEARCHES_LEN_MAX + 1 {
+        config.searches.pop();
+    }
+    Some(config)
 }
 
 fn extend(list: &mut Vec<String>, more: impl Iterator<Item = String>) {
@@ -100,12 +123,28 @@ fn extend(list: &mut Vec<String>, more: impl Iterator<Item = String>) {
     }
 }
 
-fn cluster_first(ip: IpAddr, namespace: &str, domain: &str) -> DnsConfig {
-    DnsConfig {
-        servers: vec![ip.to_string()],
-        searches: vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()],
-        options: vec!["ndots:5".to_owned()],
+/// The cluster's server and domains, and then the domains that the node itself searches.
+fn cluster_first(ip: IpAddr, namespace: &str, domain: &str, own: DnsConfig) -> DnsConfig {
+    let mut searches = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()];
+    extend(&mut searches, own.searches.into_iter());
+    DnsConfig { servers: vec![ip.to_string()], searches, options: vec!["ndots:5".to_owned()] }
+}
+
+/// What a `resolv.conf` says; of several `search` and `options` lines the last one counts.
+fn resolv_conf(text: &str) -> DnsConfig {
+    let mut config = DnsConfig::default();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let key = words.next().unwrap_or_default();
+        let rest = words.map(str::to_owned);
+        match key {
+            "nameserver" => extend(&mut config.servers, rest.take(1)),
+            "search" => config.searches = rest.filter(|search| search != ".").collect(),
+            "options" => config.options = rest.collect(),
+            _ => {}
+        }
     }
+    config
 }
 
 #[cfg(test)]
@@ -113,6 +152,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    const OWN: &str =
+        "# the node's\nnameserver 9.9.9.9\nsearch first.example\nsearch corp.example .\noptions timeout:1\n";
 
     fn pod(spec: serde_json::Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "web-0", "namespace": "ns"}, "spec": spec}))
@@ -129,6 +171,15 @@ mod tests {
     }
 
     #[test]
+    fn the_whole_name_is_the_kernels_where_it_is_asked_for() {
+        let of = |spec: serde_json::Value| kernel_hostname(&pod(spec), "cluster.local");
+        assert_eq!(of(json!({"containers": [], "subdomain": "web"})), "web-0");
+        assert_eq!(of(json!({"containers": [], "setHostnameAsFQDN": true})), "web-0");
+        let whole = json!({"containers": [], "subdomain": "web", "hostname": "h", "setHostnameAsFQDN": true});
+        assert_eq!(of(whole), "h.web.ns.svc.cluster.local");
+    }
+
+    #[test]
     fn long_names_are_cut_to_a_host_name() {
         let mut p = pod(json!({"containers": []}));
         p.metadata.name = Some(format!("{}-tail", "a".repeat(62)));
@@ -138,10 +189,18 @@ mod tests {
     #[test]
     fn policies_of_the_resolver() {
         let ip = Some(IpAddr::from([10, 96, 0, 10]));
-        let of =
-            |spec: serde_json::Value, ip| dns(pod(spec).spec.as_ref().unwrap(), "ns", ip, "cluster.local");
+        let of = |spec: serde_json::Value, ip| {
+            dns(pod(spec).spec.as_ref().unwrap(), "ns", ip, "cluster.local", OWN)
+        };
         let first = of(json!({"containers": []}), ip).unwrap();
-        assert_eq!(first.searches, ["ns.svc.cluster.local", "svc.cluster.local", "cluster.local"]);
+        assert_eq!(
+            first.searches,
+            ["ns.svc.cluster.local", "svc.cluster.local", "cluster.local", "corp.example"]
+        );
+        assert_eq!(
+            (first.servers, first.options),
+            (vec!["10.96.0.10".to_owned()], vec!["ndots:5".to_owned()])
+        );
         assert_eq!(of(json!({"containers": []}), None), None);
         assert_eq!(of(json!({"containers": [], "dnsPolicy": "Default"}), ip), None);
         assert_eq!(of(json!({"containers": [], "hostNetwork": true}), ip), None);
@@ -151,5 +210,17 @@ mod tests {
             ip,
         );
         assert_eq!(own.unwrap().options, ["ndots:2"]);
+        let added = of(
+            json!({"containers": [], "dnsPolicy": "Default", "dnsConfig": {"searches": ["more.example"],
+            "nameservers": ["1.1.1.1", "2.2.2.2", "3.3.3.3"], "options": [{"name": "edns0"}]}}),
+            ip,
+        )
+        .unwrap();
+        assert_eq!(added.servers, ["9.9.9.9", "1.1.1.1", "2.2.2.2"], "no more than three are of use");
+        assert_eq!(added.searches, ["corp.example", "more.example"]);
+        assert_eq!(added.options, ["timeout:1", "edns0"]);
+        let with_host_network =
+            of(json!({"containers": [], "hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"}), ip);
+        assert_eq!(with_host_network.unwrap().servers, ["10.96.0.10"]);
     }
 }

@@ -47,6 +47,8 @@ pub struct Options {
     pub cluster_dns: Option<IpAddr>,
     /// `cluster.local`.
     pub cluster_domain: String,
+    /// The node's own resolver configuration (`/etc/resolv.conf`): what Pods get with `dnsPolicy: Default`.
+    pub resolv_conf: PathBuf,
     /// The HTTPS server; `None`: no logs over the API.
     pub serving: Option<Serving>,
     /// What to say instead of the machine's own figures.
@@ -69,6 +71,7 @@ impl Options {
             loop_on: true,
             cluster_dns: None,
             cluster_domain: "cluster.local".to_owned(),
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
             serving: None,
             capacity: None,
             labels: BTreeMap::new(),

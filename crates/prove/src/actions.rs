@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     Mode, Progress, ProveError, Scenario,
-    manifests::{APPS, Plan},
+    manifests::{self, APPS, Plan, app_of},
     space::{ROLLED_OUT_WITHIN, Space, name, uid, until},
     undo::{self, Undo, Undos},
     withdrawal::Expectation,
@@ -47,7 +47,8 @@ impl Scenario {
     /// The workloads that it needs.
     pub(crate) fn plan(self, mode: Mode) -> Plan {
         let replicas_new = if self == Self::Rollout { 10 } else { 4 };
-        Plan { mode, replicas_new, replicas_keep_alive: 4, budget: self == Self::Drain, probe: true }
+        let budget = self == Self::Drain;
+        Plan { mode, replicas_new, replicas_keep_alive: 4, replicas_dns: 2, budget, probe: true }
     }
 
     /// The nodes that it needs.
@@ -149,7 +150,11 @@ impl Stage<'_> {
             undone.map_err(ProveError::api(format!("make {consumer} quick again")))?;
             self.space.rolled_out(self.plan).await?;
             if self.plan.mode.loop_on() {
-                expectations.extend(pair.iter().map(|pod| expectation(pod, lag_ms)));
+                // Behind a name there is the settle time of DNS as well, and no figure that is to be kept.
+                let plain = pair
+                    .iter()
+                    .filter(|pod| !manifests::is_headless(app_of(&pod.metadata).unwrap_or_default()));
+                expectations.extend(plain.map(|pod| expectation(pod, lag_ms)));
             }
         }
         Ok(expectations)
@@ -195,17 +200,16 @@ fn uids(pods: &[Arc<Pod>]) -> BTreeSet<String> {
     pods.iter().map(|pod| uid(pod)).collect()
 }
 
-/// One living Pod of each workload, as often as there is one of each.
+/// One living Pod of each workload, as often as there is one of some; those behind names as long as they last.
 fn pairs(space: &Space) -> Vec<Vec<Arc<Pod>>> {
-    let [mut a, mut b] = APPS.map(|app| {
+    let living = APPS.map(|app| {
         let mut pods = space.pods_of(app);
         pods.retain(|pod| !pod::is_terminating(pod));
-        pods
+        (app, pods)
     });
-    let count = a.len().min(b.len());
-    a.truncate(count);
-    b.truncate(count);
-    a.into_iter().zip(b).map(|(a, b)| vec![a, b]).collect()
+    let plain = living.iter().filter(|(app, _)| !manifests::is_headless(app));
+    let count = plain.map(|(_, pods)| pods.len()).min().unwrap_or(0);
+    (0..count).map(|n| living.iter().filter_map(|(_, pods)| pods.get(n).cloned()).collect()).collect()
 }
 
 fn expectation(pod: &Pod, lag_ms: u64) -> Expectation {

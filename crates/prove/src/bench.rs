@@ -72,6 +72,7 @@ async fn measure(
         mode: Mode::Loop,
         replicas_new: REPLICAS,
         replicas_keep_alive: 0,
+        replicas_dns: 0,
         budget: false,
         probe: false,
     };

@@ -24,11 +24,22 @@ pub enum Path {
     PodNew,
     /// From a Pod to the cluster IP, over kept-alive connections.
     PodKeepAlive,
+    /// From a Pod to the name of a headless Service, each request on a connection of its own.
+    DnsNew,
+    /// From a Pod to the name of a headless Service, over kept-alive connections.
+    DnsKeepAlive,
 }
 
 impl Path {
     /// In the order of the report.
-    pub const ALL: [Self; 4] = [Self::NodeNew, Self::NodeKeepAlive, Self::PodNew, Self::PodKeepAlive];
+    pub const ALL: [Self; 6] = [
+        Self::NodeNew,
+        Self::NodeKeepAlive,
+        Self::PodNew,
+        Self::PodKeepAlive,
+        Self::DnsNew,
+        Self::DnsKeepAlive,
+    ];
 
     /// The word in reports.
     #[must_use]
@@ -38,13 +49,21 @@ impl Path {
             Self::NodeKeepAlive => "clusterip-node/keep-alive",
             Self::PodNew => "clusterip-pod/new",
             Self::PodKeepAlive => "clusterip-pod/keep-alive",
+            Self::DnsNew => "dns-headless/new",
+            Self::DnsKeepAlive => "dns-headless/keep-alive",
         }
+    }
+
+    /// Whether requests go to addresses that a name was looked up for.
+    #[must_use]
+    pub fn is_by_name(self) -> bool {
+        matches!(self, Self::DnsNew | Self::DnsKeepAlive)
     }
 
     /// Whether connections are kept alive.
     #[must_use]
     pub fn keeps_alive(self) -> bool {
-        matches!(self, Self::NodeKeepAlive | Self::PodKeepAlive)
+        matches!(self, Self::NodeKeepAlive | Self::PodKeepAlive | Self::DnsKeepAlive)
     }
 }
 

@@ -1,8 +1,9 @@
 //! The objects that a scenario creates: pure functions from a plan to manifests.
 //!
-//! Two workloads are under test at once, each behind a Service of its own: one that exits at once on SIGTERM, for requests on
+//! Workloads of two sorts are under test at once, each behind a Service of its own: one that exits at once on SIGTERM, for requests on
 //! new connections (nothing but the order of things can save those), and one that finishes what it has begun, for
-//! kept-alive connections (which no order of things can save from an application that drops them).
+//! kept-alive connections (which no order of things can save from an application that drops them). There is one of each sort behind a
+//! cluster IP, and one of each behind a headless Service, whose Pods wait for clients that keep an address as long as its record says.
 
 use k8s_openapi::{
     api::{
@@ -21,8 +22,22 @@ use crate::{Mode, ProveError, lines::Path};
 pub(crate) const APP_NEW: &str = "web-new";
 /// The same for kept-alive connections.
 pub(crate) const APP_KEEP_ALIVE: &str = "web-keep-alive";
-/// Both.
-pub(crate) const APPS: [&str; 2] = [APP_NEW, APP_KEEP_ALIVE];
+/// The same two behind headless Services.
+pub(crate) const APP_DNS_NEW: &str = "dns-new";
+/// See [`APP_DNS_NEW`].
+pub(crate) const APP_DNS_KEEP_ALIVE: &str = "dns-keep-alive";
+/// All of them.
+pub(crate) const APPS: [&str; 4] = [APP_NEW, APP_KEEP_ALIVE, APP_DNS_NEW, APP_DNS_KEEP_ALIVE];
+
+/// Whether kept-alive connections go to the workload.
+pub(crate) fn keeps_alive(app: &str) -> bool {
+    matches!(app, APP_KEEP_ALIVE | APP_DNS_KEEP_ALIVE)
+}
+
+/// Whether the workload's addresses stand in DNS records.
+pub(crate) fn is_headless(app: &str) -> bool {
+    matches!(app, APP_DNS_NEW | APP_DNS_KEEP_ALIVE)
+}
 
 /// Selects the Pods under test.
 pub(crate) const WORKLOAD_SELECTOR: &str = "hitless.dev/prove=workload";
@@ -40,6 +55,8 @@ pub(crate) struct Plan {
     pub mode: Mode,
     pub replicas_new: u32,
     pub replicas_keep_alive: u32,
+    /// Of each of the two behind headless Services.
+    pub replicas_dns: u32,
     /// A PodDisruptionBudget lets one Pod of each workload go at a time.
     pub budget: bool,
     /// Pods are ready when their probe says so, otherwise as soon as they run.
@@ -49,7 +66,11 @@ pub(crate) struct Plan {
 impl Plan {
     /// Replicas of the workload `app`.
     pub fn replicas(&self, app: &str) -> u32 {
-        if app == APP_NEW { self.replicas_new } else { self.replicas_keep_alive }
+        match app {
+            APP_NEW => self.replicas_new,
+            APP_KEEP_ALIVE => self.replicas_keep_alive,
+            _ => self.replicas_dns,
+        }
     }
 }
 
@@ -69,7 +90,7 @@ pub(crate) fn namespace(name: &str) -> Result<Namespace, ProveError> {
 
 /// A workload.
 pub(crate) fn deployment(plan: &Plan, app: &str) -> Result<Deployment, ProveError> {
-    let on_term = if app == APP_NEW { "exit" } else { "finish" };
+    let on_term = if keeps_alive(app) { "finish" } else { "exit" };
     let mut container = json!({
         "name": "web",
         "image": hitless_images::WEB,
@@ -113,7 +134,11 @@ pub(crate) fn deployment(plan: &Plan, app: &str) -> Result<Deployment, ProveErro
 /// The workload's Service.
 pub(crate) fn service(app: &str) -> Result<Service, ProveError> {
     let ports = json!([{"port": 80, "targetPort": PORT}]);
-    object(app, json!({"metadata": {"name": app}, "spec": {"selector": {"app": app}, "ports": ports}}))
+    let mut spec = json!({"selector": {"app": app}, "ports": ports});
+    if is_headless(app) {
+        spec["clusterIP"] = json!("None");
+    }
+    object(app, json!({"metadata": {"name": app}, "spec": spec}))
 }
 
 /// Lets one Pod of the workload go at a time.
@@ -133,11 +158,13 @@ pub(crate) enum Place {
     Node,
     /// In a Pod's.
     Pod,
+    /// In a Pod's, by the names of headless Services.
+    Dns,
 }
 
 impl Place {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Node, Self::Pod];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Node, Self::Pod, Self::Dns];
 
     /// The path of one container of the generator.
     pub fn path(self, keeps_alive: bool) -> Path {
@@ -146,6 +173,18 @@ impl Place {
             (Self::Node, true) => Path::NodeKeepAlive,
             (Self::Pod, false) => Path::PodNew,
             (Self::Pod, true) => Path::PodKeepAlive,
+            (Self::Dns, false) => Path::DnsNew,
+            (Self::Dns, true) => Path::DnsKeepAlive,
+        }
+    }
+
+    /// The workload that its requests go to.
+    pub fn app(self, keeps_alive: bool) -> &'static str {
+        match (self, keeps_alive) {
+            (Self::Node | Self::Pod, false) => APP_NEW,
+            (Self::Node | Self::Pod, true) => APP_KEEP_ALIVE,
+            (Self::Dns, false) => APP_DNS_NEW,
+            (Self::Dns, true) => APP_DNS_KEEP_ALIVE,
         }
     }
 
@@ -153,6 +192,7 @@ impl Place {
         match self {
             Self::Node => "node",
             Self::Pod => "pod",
+            Self::Dns => "dns",
         }
     }
 }
@@ -162,10 +202,15 @@ impl Place {
 pub(crate) struct Stream {
     /// The container's name, and the generator's `--mode`.
     pub container: &'static str,
-    /// `IP:PORT`.
+    /// `IP:PORT`, or a name and a port.
     pub target: String,
     /// Requests a second.
     pub rate: u32,
+}
+
+/// What stands for a headless Service: its name, which the generator looks up as often as its records ask for.
+pub(crate) fn headless_target(app: &str) -> String {
+    format!("{app}:{PORT}")
 }
 
 /// The name of the generator at this place of a node.
@@ -212,7 +257,7 @@ mod tests {
     use super::*;
 
     fn plan(mode: Mode) -> Plan {
-        Plan { mode, replicas_new: 10, replicas_keep_alive: 4, budget: true, probe: true }
+        Plan { mode, replicas_new: 10, replicas_keep_alive: 4, replicas_dns: 2, budget: true, probe: true }
     }
 
     #[test]
@@ -226,6 +271,19 @@ mod tests {
         assert_eq!(container(Mode::LoopOff, APP_NEW)["lifecycle"], Value::Null);
         assert_eq!(container(Mode::Sleep, APP_NEW)["lifecycle"]["preStop"]["sleep"]["seconds"], 15);
         assert_eq!(container(Mode::Loop, APP_NEW)["readinessProbe"]["httpGet"]["path"], "/readyz");
+    }
+
+    #[test]
+    fn workloads_behind_names_have_no_cluster_ip_and_end_like_the_others() {
+        for app in APPS {
+            let service = serde_json::to_value(service(app).unwrap()).unwrap();
+            assert_eq!(service["spec"]["clusterIP"] == "None", is_headless(app), "{app}");
+        }
+        for place in Place::ALL {
+            for keep in [false, true] {
+                assert_eq!((keeps_alive(place.app(keep)), place.path(keep).keeps_alive()), (keep, keep));
+            }
+        }
     }
 
     #[test]

@@ -170,7 +170,8 @@ pub(crate) fn judge(measured: Measured, options: &Options) -> ScenarioReport {
         }
     }
     problems.extend(expectations.iter().filter_map(|expectation| expectation.problem(&stops)));
-    let times: Vec<f64> = stops.iter().filter_map(Stop::ms).collect();
+    // What waits for the time to live of DNS records is no measure of the loop.
+    let times: Vec<f64> = stops.iter().filter(|stop| !stop.headless).filter_map(Stop::ms).collect();
     let requests = paths.iter().map(|path| path.requests).sum();
     let failed = paths.iter().map(|path| path.failed).sum();
     ScenarioReport {
@@ -192,8 +193,10 @@ pub(crate) fn judge(measured: Measured, options: &Options) -> ScenarioReport {
 /// not pass for traffic that lost nothing.
 fn requests_min(path: Path, duration_s: f64, options: &Options) -> u64 {
     let rate = if path.keeps_alive() { options.rate_keep_alive } else { options.rate_new };
-    // Two paths share each rate.
-    let expected = f64::from(rate) / 2.0 * duration_s;
+    // Half of all paths share each rate.
+    let paths = Path::ALL.iter().filter(|other| other.keeps_alive() == path.keeps_alive()).count().max(1);
+    #[allow(clippy::cast_precision_loss)] // a handful
+    let expected = f64::from(rate) / paths as f64 * duration_s;
     // In range: a rate is at most 32 bits and a scenario at most minutes long.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let half = (expected / 2.0) as u64;
@@ -219,6 +222,7 @@ fn lost(tally: &Tally, stops: &[Stop]) -> Vec<LostRequest> {
     for request in lost.iter_mut().filter(|request| request.pod.is_none()) {
         let stopped_before = |stop: &&Stop| {
             stop.keeps_alive == request.path.keeps_alive()
+                && stop.headless == request.path.is_by_name()
                 && stop.stopped_or_gone().is_some_and(|at| at <= request.at)
         };
         let last = stops.iter().filter(stopped_before).max_by_key(|stop| stop.stopped_or_gone());

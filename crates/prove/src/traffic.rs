@@ -25,7 +25,7 @@ use tokio::{
 use crate::{
     Options, Progress, ProveError,
     lines::{Path, Taken, Tally},
-    manifests::{self, APP_KEEP_ALIVE, APP_NEW, Place, Stream},
+    manifests::{self, Place, Stream},
     space::{Space, until},
 };
 
@@ -78,18 +78,6 @@ impl Traffic {
     ) -> Result<Self, ProveError> {
         let nodes = nodes.get(..NODES_MAX).unwrap_or(nodes);
         let generators = u32::try_from(nodes.len() * Place::ALL.len()).unwrap_or(1).max(1);
-        let streams = [
-            Stream {
-                container: "new",
-                target: target(space, APP_NEW).await?,
-                rate: options.rate_new.div_ceil(generators).max(1),
-            },
-            Stream {
-                container: "keep-alive",
-                target: target(space, APP_KEEP_ALIVE).await?,
-                rate: options.rate_keep_alive.div_ceil(generators).max(1),
-            },
-        ];
         let mut traffic = Self {
             pods: space.api(),
             names: Vec::new(),
@@ -97,8 +85,20 @@ impl Traffic {
             tally: Arc::default(),
             followers: JoinSet::new(),
         };
-        for node in nodes {
-            for place in Place::ALL {
+        for place in Place::ALL {
+            let streams = [
+                Stream {
+                    container: "new",
+                    target: target(space, place.app(false)).await?,
+                    rate: options.rate_new.div_ceil(generators).max(1),
+                },
+                Stream {
+                    container: "keep-alive",
+                    target: target(space, place.app(true)).await?,
+                    rate: options.rate_keep_alive.div_ceil(generators).max(1),
+                },
+            ];
+            for node in nodes {
                 let pod = manifests::generator(place, node, &streams)?;
                 let name = manifests::generator_name(place, node);
                 space.create_object(&format!("pod {name}"), &pod).await?;
@@ -180,8 +180,11 @@ impl Traffic {
     }
 }
 
-/// The cluster IP and port of a Service.
+/// The cluster IP and port of a Service, or the name and port of a headless one.
 async fn target(space: &Space, app: &str) -> Result<String, ProveError> {
+    if manifests::is_headless(app) {
+        return Ok(manifests::headless_target(app));
+    }
     let services = &space.api::<Service>();
     until(&format!("the cluster IP of service {app}"), FLOWS_WITHIN, || async move {
         let service = services.get(app).await.map_err(ProveError::api(format!("get service {app}")))?;

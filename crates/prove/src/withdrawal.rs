@@ -22,6 +22,8 @@ pub struct Stop {
     pub node: String,
     /// It belongs to the workload that kept-alive traffic goes to.
     pub keeps_alive: bool,
+    /// Its address stood in DNS records, so that its end waits for their time to live.
+    pub headless: bool,
     /// When its deletion was accepted.
     pub deleted_at: Option<Timestamp>,
     /// When its stop signal was sent.
@@ -91,7 +93,8 @@ impl Stops {
             pod: metadata.name.clone().unwrap_or_default(),
             uid,
             node: pod::node_name(object).unwrap_or_default().to_owned(),
-            keeps_alive: manifests::app_of(metadata) == Some(manifests::APP_KEEP_ALIVE),
+            keeps_alive: manifests::app_of(metadata).is_some_and(manifests::keeps_alive),
+            headless: manifests::app_of(metadata).is_some_and(manifests::is_headless),
             deleted_at: None,
             stopped_at: None,
             gone_at: None,

@@ -13,7 +13,7 @@ use std::{
 
 use hitless_base::{Revision, Timestamp};
 use hitless_termination::ledger::{Ledger, Registration, Verdict, Word};
-use hitless_types::AckClass;
+use hitless_types::{AckClass, SettleScope};
 
 const SIMULATED_MS: i64 = 10_000;
 
@@ -32,6 +32,7 @@ fn main() -> io::Result<()> {
             incarnation: "i".into(),
             class: AckClass::Proven,
             settle_ms: 0,
+            settle_scope: SettleScope::All,
             lease_s: 40,
             joined: None,
         };
@@ -47,10 +48,10 @@ fn main() -> io::Result<()> {
             revision += 1;
             let pod = format!("pod-{changes}");
             if changes % 2 == 0 {
-                ledger.added(&pod, Revision(revision), at(ms));
+                ledger.added(&pod, Revision(revision), false, at(ms));
             } else {
                 ledger.withdraw(&pod, at(ms + 30_000));
-                ledger.removed(&pod, Revision(revision), at(ms));
+                ledger.removed(&pod, Revision(revision), false, at(ms));
             }
             since.insert(pod, ms);
         }

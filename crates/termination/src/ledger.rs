@@ -10,6 +10,7 @@
 //! 2. A watermark never falls within one incarnation (`Consumer::hear`).
 //! 3. Silence is no ack: a consumer leaves the required set only by deregistering or by its lease running out ([`Ledger::in_touch`]).
 //! 4. The required set is fixed by the removal revision (`Consumer::in_scope`).
+//!    A settle time is waited only for Pods that it concerns (`Consumer::settle_for`): a DNS server's for Pods of headless Services.
 //! 5. Every withdrawal ends: by acks or at its deadline ([`Ledger::verdict`]).
 //! 6. Nothing depends on having seen an event: leases count from when the ledger began to watch ([`Ledger::new`]).
 //! 7. Cost in proportion to consumers and time, not to endpoints: a word costs one move in a sorted set
@@ -53,6 +54,8 @@ pub struct Ack {
     pub revision: Revision,
     /// When the ledger heard it; for `TimeBounded` when its settle time had passed.
     pub at: Timestamp,
+    /// When the settle time after its word had passed, if one was waited.
+    pub settled_at: Option<Timestamp>,
     /// What it rests on.
     pub class: AckClass,
 }
@@ -126,6 +129,8 @@ struct Wait {
     wants: Option<(Revision, i64)>,
     /// When waiting ends all the same; additions have none.
     deadline: Option<i64>,
+    /// Its address stands in DNS records. Once so, it stays so: a client may have kept it.
+    headless: bool,
 }
 
 /// See the module.
@@ -135,8 +140,8 @@ pub struct Ledger {
     lines: Lines,
     removals: HashMap<Arc<str>, Wait>,
     additions: HashMap<Arc<str>, Wait>,
-    /// Waiting Pods by what they want, and by when waiting ends.
-    removals_by_revision: Sorted<Revision>,
+    /// Waiting Pods by what they want, removals of headless Services' Pods (`true` as an index) apart; and by when waiting ends.
+    removals_by_revision: [Sorted<Revision>; 2],
     additions_by_revision: Sorted<Revision>,
     deadlines: Sorted<i64>,
     falls: u64,
@@ -154,7 +159,7 @@ impl Ledger {
             lines: Lines::new(now.as_microsecond()),
             removals: HashMap::new(),
             additions: HashMap::new(),
-            removals_by_revision: Sorted::default(),
+            removals_by_revision: <[Sorted<Revision>; 2]>::default(),
             additions_by_revision: Sorted::default(),
             deadlines: Sorted::default(),
             falls: 0,
@@ -185,7 +190,8 @@ impl Ledger {
         let now = now.as_microsecond();
         let oldest = self.oldest_wanted();
         let (removals, additions) = (&self.removals_by_revision, &self.additions_by_revision);
-        let wanted = |from, to| removals.any_within(from, to) || additions.any_within(from, to);
+        let removed_within = |from, to| removals.iter().any(|r| r.any_within(from, to));
+        let wanted = |from, to| removed_within(from, to) || additions.any_within(from, to);
         let Some(consumer) = self.consumers.get_mut(name) else { return Heard::Unknown };
         let heard = consumer.hear(word, now, oldest, wanted);
         self.lines.follow(consumer);
@@ -250,37 +256,46 @@ impl Ledger {
         if !self.removals.contains_key(pod) {
             let pod: Arc<str> = pod.into();
             self.deadlines.insert(deadline, pod.clone());
-            self.removals.insert(pod, Wait { wants: None, deadline: Some(deadline) });
+            self.removals.insert(pod, Wait { wants: None, deadline: Some(deadline), headless: false });
         }
     }
 
-    /// The endpoint of a Pod that is to go was seen removed at `revision`.
+    /// The endpoint of a Pod that is to go was seen removed at `revision`. `headless`: its address stands (or stood) in DNS records.
     ///
     /// Rule 4: the first revision stays; later changes of the same slice concern other Pods.
-    pub fn removed(&mut self, pod: &str, revision: Revision, now: Timestamp) {
-        if let Some((key, _)) = self.removals.get_key_value(pod) {
-            let key = key.clone();
-            if let Some(wait) = self.removals.get_mut(pod).filter(|w| w.wants.is_none()) {
-                wait.wants = Some((revision, now.as_microsecond()));
-                self.removals_by_revision.insert(revision, key);
+    pub fn removed(&mut self, pod: &str, revision: Revision, headless: bool, now: Timestamp) {
+        let Some((key, _)) = self.removals.get_key_value(pod) else { return };
+        let key = key.clone();
+        let Some(wait) = self.removals.get_mut(pod) else { return };
+        let [others, of_headless] = &mut self.removals_by_revision;
+        if let Some((first, _)) = wait.wants {
+            if headless && !wait.headless {
+                wait.headless = true;
+                others.remove(first, pod);
+                of_headless.insert(first, key);
             }
+            return;
         }
+        wait.headless |= headless;
+        wait.wants = Some((revision, now.as_microsecond()));
+        if wait.headless { of_headless } else { others }.insert(revision, key);
     }
 
     /// The endpoint is listed again: an earlier [`Ledger::removed`] no longer holds. The deadline stays.
     pub fn listed_again(&mut self, pod: &str) {
         if let Some((revision, _)) = self.removals.get_mut(pod).and_then(|w| w.wants.take()) {
-            self.removals_by_revision.remove(revision, pod);
+            self.removals_by_revision.iter_mut().for_each(|removals| removals.remove(revision, pod));
         }
     }
 
-    /// The endpoint of a Pod was seen ready at `revision`. The first revision stays until [`Ledger::forget`].
-    pub fn added(&mut self, pod: &str, revision: Revision, now: Timestamp) {
+    /// The endpoint of a Pod was seen ready at `revision`. The first revision stays until [`Ledger::forget`]. `headless`: its
+    /// address stands in DNS records.
+    pub fn added(&mut self, pod: &str, revision: Revision, headless: bool, now: Timestamp) {
         if !self.additions.contains_key(pod) {
             let pod: Arc<str> = pod.into();
             self.additions_by_revision.insert(revision, pod.clone());
-            self.additions
-                .insert(pod, Wait { wants: Some((revision, now.as_microsecond())), deadline: None });
+            let wants = Some((revision, now.as_microsecond()));
+            self.additions.insert(pod, Wait { wants, deadline: None, headless });
         }
     }
 
@@ -292,7 +307,7 @@ impl Ledger {
                 self.deadlines.remove(deadline, pod);
             }
             if let Some((revision, _)) = wait.wants {
-                self.removals_by_revision.remove(revision, pod);
+                self.removals_by_revision.iter_mut().for_each(|removals| removals.remove(revision, pod));
             }
         }
     }
@@ -308,7 +323,7 @@ impl Ledger {
     pub fn due(&mut self, now: Timestamp) -> BTreeSet<Arc<str>> {
         let now = now.as_microsecond();
         self.settle(now);
-        let reached = self.reached(&self.removals, &self.removals_by_revision, &self.lines.settled);
+        let reached = self.removals_reached();
         let late = self.deadlines.up_to(now).map(|(_, pod)| pod.clone());
         reached.filter(|(_, until)| *until <= now).map(|(pod, _)| pod.clone()).chain(late).collect()
     }
@@ -326,10 +341,10 @@ impl Ledger {
     pub fn look_again_at(&self) -> Option<Timestamp> {
         let settle =
             self.lines.settling.iter().filter_map(|name| self.consumers.get(name)?.settles_next()).min();
-        let removals = self.reached(&self.removals, &self.removals_by_revision, &self.lines.settled);
+        let removals = self.removals_reached();
         let additions = self.reached(&self.additions, &self.additions_by_revision, &self.lines.stand);
         let bounded = removals.chain(additions).map(|(_, until)| until).min();
-        let waits = self.removals_by_revision.first().is_some();
+        let waits = self.removals_by_revision.iter().any(|removals| removals.first().is_some());
         [self.deadlines.first(), settle.filter(|_| waits), bounded].into_iter().flatten().min().map(timestamp)
     }
 
@@ -344,7 +359,7 @@ impl Ledger {
         let deadline = wait.deadline.unwrap_or(i64::MAX);
         let (acks, laggards) = match wait.wants {
             Some((revision, seen_at)) => {
-                let (acks, laggards) = self.sort_out(revision, seen_at, now_us, true);
+                let (acks, laggards) = self.sort_out((revision, seen_at), wait.headless, now_us, true);
                 if laggards.is_empty() {
                     return Some(Verdict::Acknowledged { revision, acks });
                 }
@@ -365,8 +380,9 @@ impl Ledger {
     /// No settle time is waited here, but for consumers that cannot speak: to be reached a little early harms nobody.
     #[must_use]
     pub fn programmed(&self, pod: &str, now: Timestamp) -> Option<Verdict> {
-        let (revision, seen_at) = self.additions.get(pod)?.wants?;
-        let (acks, laggards) = self.sort_out(revision, seen_at, now.as_microsecond(), false);
+        let wait = self.additions.get(pod)?;
+        let (revision, seen_at) = wait.wants?;
+        let (acks, laggards) = self.sort_out((revision, seen_at), wait.headless, now.as_microsecond(), false);
         if laggards.is_empty() {
             return Some(Verdict::Acknowledged { revision, acks });
         }
@@ -387,18 +403,27 @@ impl Ledger {
     }
 
     /// Who has answered and who has not, by name.
-    fn sort_out(&self, wants: Revision, seen_at: i64, now: i64, settle: bool) -> (Vec<Ack>, Vec<Laggard>) {
+    fn sort_out(
+        &self,
+        (wants, seen_at): (Revision, i64),
+        headless: bool,
+        now: i64,
+        settle: bool,
+    ) -> (Vec<Ack>, Vec<Laggard>) {
         let (mut acks, mut laggards) = (Vec::new(), Vec::new());
         for (name, consumer) in &self.consumers {
             if !consumer.in_scope(wants) {
                 continue;
             }
-            match consumer.answer(wants, seen_at, now, settle) {
+            match consumer.answer(wants, seen_at, now, headless, settle) {
                 Ok((revision, at)) => {
+                    let wait = if settle { consumer.settle_after_word(headless) } else { 0 };
+                    let settled_at = (wait > 0).then(|| timestamp(at.saturating_add(wait).min(now)));
                     acks.push(Ack {
                         consumer: name.clone(),
                         revision,
                         at: timestamp(at),
+                        settled_at,
                         class: consumer.class,
                     });
                 }
@@ -418,13 +443,13 @@ impl Ledger {
     }
 
     /// When the last consumer that cannot speak has let go of what was seen at `seen_at`.
-    fn time_bounded_until(&self, wants: Revision, seen_at: i64) -> Option<i64> {
+    fn time_bounded_until(&self, wants: Revision, seen_at: i64, headless: bool) -> Option<i64> {
         self.lines
             .time_bounded
             .iter()
             .filter_map(|name| self.consumers.get(name))
             .filter(|consumer| consumer.in_scope(wants))
-            .map(|consumer| seen_at.saturating_add(consumer.settle))
+            .map(|consumer| seen_at.saturating_add(consumer.settle_for(headless)))
             .max()
     }
 
@@ -436,9 +461,16 @@ impl Ledger {
         line: &Line,
     ) -> impl Iterator<Item = (&'a Arc<str>, i64)> {
         by_revision.up_to(line.lowest()).filter_map(|(revision, pod)| {
-            let (_, seen_at) = waits.get(pod)?.wants?;
-            Some((pod, self.time_bounded_until(revision, seen_at).unwrap_or(i64::MIN)))
+            let wait = waits.get(pod)?;
+            let (_, seen_at) = wait.wants?;
+            Some((pod, self.time_bounded_until(revision, seen_at, wait.headless).unwrap_or(i64::MIN)))
         })
+    }
+
+    /// As [`Ledger::reached`], for removals of both sorts.
+    fn removals_reached(&self) -> impl Iterator<Item = (&Arc<str>, i64)> {
+        let sorts = self.removals_by_revision.iter().zip(&self.lines.settled);
+        sorts.flat_map(|(by_revision, line)| self.reached(&self.removals, by_revision, line))
     }
 
     /// Lets words count whose settle time has passed.
@@ -460,7 +492,8 @@ impl Ledger {
 
     /// The lowest revision that any Pod waits for.
     fn oldest_wanted(&self) -> Option<Revision> {
-        [self.removals_by_revision.first(), self.additions_by_revision.first()].into_iter().flatten().min()
+        let removals = self.removals_by_revision.iter().map(Sorted::first);
+        removals.chain([self.additions_by_revision.first()]).flatten().min()
     }
 }
 

@@ -17,6 +17,36 @@ pub enum AckClass {
     TimeBounded,
 }
 
+/// Whose end a consumer's settle time belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum SettleScope {
+    /// That of every Pod.
+    #[default]
+    All,
+    /// That of Pods of headless Services alone: only their addresses stand in DNS records, where clients may keep them.
+    Headless,
+}
+
+impl SettleScope {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::All, Self::Headless];
+
+    /// The word in the API.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::All => "All",
+            Self::Headless => "Headless",
+        }
+    }
+
+    /// Whether the settle time is waited for a Pod, of headless Services or of others alone.
+    #[must_use]
+    pub fn covers(self, headless: bool) -> bool {
+        headless || self == Self::All
+    }
+}
+
 /// Who consumes, and how far its word can be trusted. Durable.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -36,6 +66,9 @@ pub struct EndpointConsumerSpec {
     /// Waited after the ack, for what the consumer cannot see (a DNS TTL). Milliseconds.
     #[serde(default)]
     pub settle_milliseconds: u64,
+    /// Whose end that is waited for.
+    #[serde(default)]
+    pub settle_scope: SettleScope,
     /// Silence longer than this takes the consumer out of the required set. Seconds, 1 to 3600.
     #[serde(default = "default_lease_s")]
     pub lease_duration_seconds: u64,

@@ -23,4 +23,4 @@ pub mod status;
 pub mod table;
 pub mod well_known;
 
-pub use consumer::{AckClass, EndpointConsumer, EndpointConsumerSpec, EndpointConsumerStatus};
+pub use consumer::{AckClass, EndpointConsumer, EndpointConsumerSpec, EndpointConsumerStatus, SettleScope};

@@ -37,6 +37,8 @@ pub const ANNOTATION_FAULT_LAG: &str = "hitless.dev/fault-lag";
 
 /// Standard label: the Service that an EndpointSlice belongs to.
 pub const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Standard label of a Service that another proxy than the cluster's own is to serve.
+pub const LABEL_SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// Standard label: who manages an EndpointSlice.
 pub const LABEL_MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// Value of [`LABEL_MANAGED_BY`] for the slices that the EndpointSlice controller writes, as in Kubernetes.

@@ -9,7 +9,7 @@
 
 use std::{
     io::{self, Write},
-    net::SocketAddrV4,
+    net::{Ipv4Addr, SocketAddrV4},
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -18,6 +18,7 @@ use crate::{
     args::Flags,
     load_conn::{Connection, Outcome, State},
     load_report::{Cause, Failure, Report},
+    names::Resolver,
     sys::{self, PollFd, Signals},
 };
 
@@ -37,7 +38,7 @@ pub enum Mode {
 
 /// What to send.
 pub struct Options {
-    target: SocketAddrV4,
+    target: String,
     mode: Mode,
     rate: u32,
     duration: Duration,
@@ -53,10 +54,9 @@ impl Options {
         let known = ["target", "mode", "rate", "duration", "timeout-ms", "workers", "path", "linger-ms"];
         let flags = Flags::parse(words, &known)?;
         let target = flags.required("target")?;
+        Targets::parse(target)?;
         let options = Self {
-            target: target
-                .parse()
-                .map_err(|_| format!("--target: {target:?} is not an IPv4 address and a port"))?,
+            target: target.to_owned(),
             mode: match flags.required("mode")? {
                 "new" => Mode::New,
                 "keep-alive" => Mode::KeepAlive,
@@ -96,7 +96,7 @@ impl Options {
 /// After a stop signal it stays for a moment, so that whoever follows its log still finds it there.
 pub fn run(options: &Options) -> Result<ExitCode, String> {
     let mut signals = Signals::block().map_err(|e| format!("cannot take signals: {e}"))?;
-    let mut generator = Generator::new(options, io::stdout());
+    let mut generator = Generator::new(options, io::stdout())?;
     let stopped = generator.run(&mut signals).map_err(|e| format!("cannot go on: {e}"))?;
     if stopped {
         std::thread::sleep(options.linger);
@@ -104,8 +104,50 @@ pub fn run(options: &Options) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Where requests go: one address, or those of a name for as long as its records live.
+enum Targets {
+    One(SocketAddrV4),
+    Named { name: String, port: u16, addresses: Vec<Ipv4Addr>, until: Option<Instant>, turn: usize },
+}
+
+impl Targets {
+    fn parse(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::One(address));
+        }
+        let wrong = || format!("--target: {text:?} is neither an IPv4 address nor a name, and a port");
+        let (name, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse().map_err(|_| wrong())?;
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if name.is_empty() || !name.bytes().all(fits) {
+            return Err(wrong());
+        }
+        Ok(Self::Named { name: name.to_owned(), port, addresses: Vec::new(), until: None, turn: 0 })
+    }
+
+    /// The next one in turn. Asks anew when the records have lived their time.
+    fn next(&mut self) -> Result<SocketAddrV4, Cause> {
+        match self {
+            Self::One(address) => Ok(*address),
+            Self::Named { name, port, addresses, until, turn } => {
+                if until.is_none_or(|until| until <= Instant::now()) {
+                    let found = Resolver::of_system().and_then(|resolver| resolver.look_up(name));
+                    let found = found.map_err(Cause::Other)?;
+                    *addresses = found.addresses;
+                    *until = Some(Instant::now() + found.ttl);
+                }
+                *turn += 1;
+                let none = || Cause::Other(format!("{name} has no address"));
+                let index = turn.checked_rem(addresses.len()).ok_or_else(none)?;
+                addresses.get(index).map(|ip| SocketAddrV4::new(*ip, *port)).ok_or_else(none)
+            }
+        }
+    }
+}
+
 struct Generator<'a, W: Write> {
     options: &'a Options,
+    targets: Targets,
     request: Vec<u8>,
     connections: Vec<Connection>,
     /// Where the search for an idle connection begins, so that each is used in its turn.
@@ -117,18 +159,19 @@ struct Generator<'a, W: Write> {
 }
 
 impl<'a, W: Write> Generator<'a, W> {
-    fn new(options: &'a Options, out: W) -> Self {
+    fn new(options: &'a Options, out: W) -> Result<Self, String> {
         let started = Instant::now();
-        Self {
+        Ok(Self {
+            targets: Targets::parse(&options.target)?,
             request: options.request(),
             connections: Vec::new(),
             turn: 0,
-            report: Report::new(out, options.target.to_string()),
+            report: Report::new(out, options.target.clone()),
             started,
             begun: 0,
             progress_at: started + PROGRESS_EVERY,
             options,
-        }
+        })
     }
 
     /// Returns whether a signal ended it. A second signal gives up on what is in flight.
@@ -198,7 +241,8 @@ impl<'a, W: Write> Generator<'a, W> {
             });
         }
         self.report.connection();
-        match Connection::open(self.options.target, due, deadline) {
+        let opened = self.targets.next().and_then(|target| Connection::open(target, due, deadline));
+        match opened {
             Ok(connection) => self.connections.push(connection),
             Err(cause) => self.report.failed(&Failure { cause, pod: None, local: None, reused: false })?,
         }
@@ -258,7 +302,8 @@ mod tests {
     fn what_is_wrong_is_said() {
         for (text, want) in [
             ("--mode new", "--target is missing"),
-            ("--target localhost:80 --mode new", "not an IPv4 address"),
+            ("--target localhost --mode new", "neither an IPv4 address nor a name"),
+            ("--target a/b:80 --mode new", "neither an IPv4 address nor a name"),
             ("--target 127.0.0.1:80 --mode old", "neither new nor keep-alive"),
             ("--target 127.0.0.1:80 --mode new --rate 0", "--rate"),
             ("--target 127.0.0.1:80 --mode new --workers 0", "--workers"),
@@ -272,7 +317,7 @@ mod tests {
     #[test]
     fn the_pace_does_not_drift() {
         let options = parse("--target 127.0.0.1:80 --mode new --rate 300").unwrap();
-        let mut generator = Generator::new(&options, Vec::new());
+        let mut generator = Generator::new(&options, Vec::new()).unwrap();
         generator.begun = 300 * 3600;
         assert_eq!(generator.due() - generator.started, Duration::from_secs(3600));
     }

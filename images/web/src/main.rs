@@ -3,7 +3,7 @@
 //! It is a small HTTP server whose way of ending is chosen by argument, a load generator that counts what it loses, and
 //! a few helpers for exec probes and hooks (the image has no shell). It uses the standard library alone, because
 //! `crates/images/build.rs` hands this file straight to rustc and links the result statically; for the same reason it
-//! never looks up a name.
+//! looks names up by itself (`names`).
 //!
 //! What must hold: it is small and frugal (it runs beside the cluster that it measures), and it never hides a loss.
 
@@ -14,6 +14,7 @@ mod http;
 mod load;
 mod load_conn;
 mod load_report;
+mod names;
 mod serve;
 mod serve_conn;
 mod sys;
@@ -23,8 +24,9 @@ use std::process::ExitCode;
 const USAGE: &str = "usage:
   web serve [--port 8080] [--on-term exit|finish|ignore|slow=SECONDS] [--ready-after SECONDS]
             [--delay-ms N] [--finish-within SECONDS]
-  web load --target IP:PORT --mode new|keep-alive --rate N --duration SECONDS
+  web load --target IP:PORT|NAME:PORT --mode new|keep-alive --rate N --duration SECONDS
            [--timeout-ms 2000] [--workers 8] [--path /] [--linger-ms 1500]
+  web resolve NAME
   web sleep SECONDS
   web true
   web false
@@ -48,6 +50,13 @@ fn run(words: &[String]) -> Result<ExitCode, String> {
     match (command.as_str(), rest) {
         ("serve", _) => serve::run(serve::Options::parse(rest)?),
         ("load", _) => load::run(&load::Options::parse(rest)?),
+        ("resolve", [name]) => {
+            let found = names::Resolver::of_system()?.look_up(name)?;
+            for address in &found.addresses {
+                println!("{} {} {address}", found.name, found.ttl.as_secs());
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         ("sleep", [seconds]) => {
             std::thread::sleep(args::seconds("SECONDS", seconds)?);
             Ok(ExitCode::SUCCESS)

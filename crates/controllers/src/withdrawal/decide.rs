@@ -59,6 +59,8 @@ pub struct PodFacts {
     pub programmed: Told,
     /// Condition Withdrawn.
     pub withdrawn: Told,
+    /// Whether its address stands in DNS records, where clients may keep it.
+    pub headless: bool,
     /// For a terminating Pod.
     pub removal: Removal,
     /// For a Pod that is not terminating.
@@ -169,6 +171,7 @@ impl Core {
             incarnation: spec.incarnation.clone(),
             class: spec.ack_class,
             settle_ms: spec.settle_milliseconds,
+            settle_scope: spec.settle_scope,
             lease_s: spec.lease_duration_seconds,
             joined: created.filter(|(of, _)| *of == uid).map(|(_, revision)| *revision),
         };
@@ -309,7 +312,7 @@ impl Core {
                 self.note_wait(&pod.uid, false, Some(service.clone()));
             }
             Removal::At(revision) => {
-                self.ledger.removed(&pod.uid, *revision, now);
+                self.ledger.removed(&pod.uid, *revision, pod.headless, now);
                 self.note_wait(&pod.uid, true, None);
             }
         }
@@ -337,7 +340,7 @@ impl Core {
                 self.ledger.forget_addition(&pod.uid);
                 self.note_wait(&pod.uid, false, Some(service.clone()));
             }
-            Listing::At(revision) => self.ledger.added(&pod.uid, *revision, now),
+            Listing::At(revision) => self.ledger.added(&pod.uid, *revision, pod.headless, now),
         }
         self.tell_later(&pod.uid, pod.programmed, now);
     }

@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use super::sight::{Named, Rotation, ServiceSight, Sight};
 use crate::{
     Informers,
-    endpointslice::{desired, index::Members},
+    endpointslice::{LABEL_HEADLESS, desired, index::Members},
 };
 
 /// What is worth a look.
@@ -65,6 +65,8 @@ pub(super) struct Slices {
     naming: HashMap<String, BTreeMap<String, Named>>,
     /// Uid of a Pod -> the last revision at which some slice ceased to have it in rotation.
     left: HashMap<String, Revision>,
+    /// Uids of Pods that some slice of a headless Service has ceased to name: clients may have kept what DNS told of them.
+    headless: HashSet<String>,
 }
 
 impl Slices {
@@ -84,6 +86,7 @@ impl Slices {
         let before = delta.before.as_deref().map(endpoints).unwrap_or_default();
         let after = delta.after.as_deref().map(endpoints).unwrap_or_default();
         let managed = is_managed(slice);
+        let headless = slice.metadata.labels.as_ref().is_some_and(|l| l.contains_key(LABEL_HEADLESS));
         let mut changed = Vec::new();
         for (uid, (key, was)) in &before {
             if !after.contains_key(uid) {
@@ -102,7 +105,7 @@ impl Slices {
             if now == Rotation::Terminating && was.is_some() {
                 self.left.insert(uid.to_owned(), revision);
             }
-            let named = Named { service: service.clone(), managed, rotation: now, since: revision };
+            let named = Named { service: service.clone(), managed, headless, rotation: now, since: revision };
             self.naming.entry(uid.to_owned()).or_default().insert(delta.key.clone(), named);
             changed.push((uid.to_owned(), key));
         }
@@ -112,16 +115,27 @@ impl Slices {
     /// What these slices and the Services that select the Pod say of it.
     pub(super) fn sight(&self, pod: &Pod, services: &[Arc<Service>]) -> Sight {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        // A slice of a third party may lack the label, so the Services are asked as well.
+        let selected = services.iter().any(|service| desired::is_headless(service));
         let services = services.iter().map(|service| {
             let key = meta::key(&service.metadata);
             let revision = self.by_service.get(&key).and_then(|all| all.values().max().copied());
             ServiceSight { lists: desired::lists(service, pod), key, revision: revision.unwrap_or_default() }
         });
+        let named: Vec<Named> =
+            self.naming.get(uid).map(|n| n.values().cloned().collect()).unwrap_or_default();
         Sight {
             services: services.collect(),
-            named: self.naming.get(uid).map(|n| n.values().cloned().collect()).unwrap_or_default(),
             left: self.left.get(uid).copied(),
+            headless: selected || named.iter().any(|n| n.headless) || self.headless.contains(uid),
+            named,
         }
+    }
+
+    /// Nothing is remembered of a Pod that is gone.
+    fn forget(&mut self, uid: &str) {
+        self.left.remove(uid);
+        self.headless.remove(uid);
     }
 
     fn drop_slice(&mut self, service: &str, slice: &str) {
@@ -135,7 +149,9 @@ impl Slices {
 
     fn unname(&mut self, uid: &str, slice: &str) {
         if let Some(slices) = self.naming.get_mut(uid) {
-            slices.remove(slice);
+            if slices.remove(slice).is_some_and(|named| named.headless) {
+                self.headless.insert(uid.to_owned());
+            }
             if slices.is_empty() {
                 self.naming.remove(uid);
             }
@@ -213,7 +229,7 @@ impl Index {
         let (before, after) = (uid(&delta.before), uid(&delta.after));
         let gone = before.filter(|uid| after.as_ref() != Some(uid));
         if let Some(uid) = &gone {
-            self.slices.lock().left.remove(uid);
+            self.slices.lock().forget(uid);
         }
         if gone.is_some() || !same_to_the_loop(delta) {
             self.inbox.leave(|dirty| {
@@ -237,7 +253,7 @@ impl Index {
         for (uid, key) in &changed {
             let exists = self.pods.get(key).is_some_and(|pod| pod.metadata.uid.as_ref() == Some(uid));
             if !exists {
-                slices.left.remove(uid);
+                slices.forget(uid);
             }
         }
         drop(slices);

@@ -193,6 +193,7 @@ fn facts(pod: &Pod, sight: impl Fn(&Pod) -> Sight) -> Option<PodFacts> {
         budget_s: read::withdrawal_budget_s(pod),
         programmed: decide::told(read::condition(pod, well_known::PROGRAMMED)),
         withdrawn: decide::told(read::condition(pod, well_known::WITHDRAWN)),
+        headless: sight.headless,
         removal: if deleted_at.is_some() { sight.removal() } else { Removal::NoEndpoints },
         listing: sight.listing(),
     })

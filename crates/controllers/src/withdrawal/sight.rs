@@ -20,6 +20,8 @@ pub struct Named {
     pub service: String,
     /// Written by the EndpointSlice controller, not by a third party.
     pub managed: bool,
+    /// Of a headless Service, as its label says.
+    pub headless: bool,
     /// How it has the Pod.
     pub rotation: Rotation,
     /// The revision at which that became so, or a later one.
@@ -46,6 +48,9 @@ pub struct Sight {
     pub named: Vec<Named>,
     /// The last revision at which a slice ceased to have it in rotation, as far as that was seen.
     pub left: Option<Revision>,
+    /// Its address stands in the records of a headless Service, or stood there as far as that was seen: clients may have kept it. A Pod that
+    /// was only ever reached through cluster IPs has none to be kept.
+    pub headless: bool,
 }
 
 /// Whether a Pod's endpoint is removed.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hitless_base::{Revision, Timestamp};
 use hitless_types::{
-    AckClass, EndpointConsumer, EndpointConsumerSpec, EndpointConsumerStatus,
+    AckClass, EndpointConsumer, EndpointConsumerSpec, EndpointConsumerStatus, SettleScope,
     well_known::{self, PROGRAMMED, WITHDRAWN},
 };
 use serde_json::{Value, json};
@@ -46,6 +46,7 @@ fn ready() -> PodFacts {
         budget_s: 30,
         programmed: Told::Nothing,
         withdrawn: Told::Nothing,
+        headless: false,
         removal: Removal::NoEndpoints,
         listing: Listing::NoEndpoints,
     }
@@ -323,6 +324,29 @@ fn a_silent_consumer_is_told_of_once() {
     assert_eq!(told, 1);
 }
 
+#[test]
+fn the_settle_time_of_dns_is_waited_for_pods_of_headless_services_alone() {
+    let mut core = core(&[("proxy", 9)]);
+    let mut dns = consumer("dns", Some(9));
+    (dns.spec.settle_milliseconds, dns.spec.settle_scope) = (5_000, SettleScope::Headless);
+    core.consumer("dns", Some(&dns), None, at(1));
+    let plain = ending(Removal::At(Revision(9)));
+    let of_headless = PodFacts { uid: "h".into(), key: "ns/h".into(), headless: true, ..plain.clone() };
+    let action = only(look(&mut core, &plain, 2));
+    assert_eq!((told(&action), &*action.uid), ((WITHDRAWN, true, "Acknowledged"), "u"));
+    assert!(look(&mut core, &of_headless, 2).is_empty());
+    let waits = only(step(&mut core, 1_000));
+    assert_eq!(told(&waits), (WITHDRAWN, false, "WaitingForConsumers"));
+    assert!(waits.message.contains("dns (holds revision 9, its settle time is running"), "{}", waits.message);
+    core.written("h", WITHDRAWN, Some(Revision(6)));
+    assert!(step(&mut core, 5_000).is_empty());
+    let action = only(step(&mut core, 5_001));
+    let marks: Value =
+        serde_json::from_str(&action.note.unwrap().annotations[well_known::ANNOTATION_WATERMARKS]).unwrap();
+    let settled: Vec<_> = marks.as_array().unwrap().iter().map(|mark| mark.get("settledAt")).collect();
+    assert_eq!(settled, [Some(&json!("2023-11-14T22:13:25.001000Z")), None]);
+}
+
 // What the slices say.
 
 fn service(key: &str, lists: bool, revision: u64) -> ServiceSight {
@@ -330,7 +354,7 @@ fn service(key: &str, lists: bool, revision: u64) -> ServiceSight {
 }
 
 fn named(service: &str, rotation: Rotation, since: u64) -> Named {
-    Named { service: service.into(), managed: true, rotation, since: Revision(since) }
+    Named { service: service.into(), managed: true, headless: false, rotation, since: Revision(since) }
 }
 
 #[test]
@@ -372,7 +396,7 @@ fn listed_as_ready_by_every_service_since_the_last_of_them() {
     let mut sight = Sight {
         services: vec![service("ns/a", true, 20), service("ns/b", true, 30), service("ns/six", false, 1)],
         named: vec![named("ns/a", Rotation::Ready, 12)],
-        left: None,
+        ..Sight::default()
     };
     assert_eq!(sight.listing(), Listing::NotYet("ns/b".into()));
     sight.named.push(named("ns/b", Rotation::Ready, 15));

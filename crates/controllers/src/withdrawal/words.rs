@@ -164,13 +164,17 @@ fn with_watermarks(target: Revision, acks: &[Ack]) -> Note {
     let marks: Vec<_> = last
         .into_iter()
         .map(|ack| {
-            json!({
+            let mut mark = json!({
                 "consumer": &*ack.consumer,
                 "revision": ack.revision,
                 "target": target,
                 "at": micros(ack.at),
                 "class": ack.class,
-            })
+            });
+            if let (Some(at), Some(fields)) = (ack.settled_at, mark.as_object_mut()) {
+                fields.insert("settledAt".to_owned(), micros(at).into());
+            }
+            mark
         })
         .collect();
     let marks = serde_json::Value::from(marks).to_string();

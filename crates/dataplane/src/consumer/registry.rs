@@ -5,7 +5,7 @@ use std::time::Duration;
 use hitless_base::{Clock, Revision};
 use hitless_client::{is_code, is_conflict, is_not_found};
 use hitless_types::{
-    EndpointConsumer,
+    EndpointConsumer, SettleScope,
     consumer::{AckClass, EndpointConsumerSpec},
 };
 use kube::{
@@ -51,6 +51,8 @@ pub struct Identity {
     pub ack_class: AckClass,
     /// Waited after its word, for what it cannot see. Milliseconds.
     pub settle_milliseconds: u64,
+    /// Whose end that is waited for.
+    pub settle_scope: SettleScope,
 }
 
 /// Registers a consumer under a new incarnation; what else the object carries (annotations) is kept.
@@ -67,6 +69,7 @@ pub async fn register(
         incarnation,
         ack_class: identity.ack_class,
         settle_milliseconds: identity.settle_milliseconds,
+        settle_scope: identity.settle_scope,
         lease_duration_seconds: LEASE_S,
     };
     let api: Api<EndpointConsumer> = Api::all(client);

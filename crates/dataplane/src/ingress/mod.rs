@@ -32,7 +32,7 @@ use std::{sync::Arc, time::Duration};
 
 use hitless_base::{Clock, chain};
 use hitless_client::Selection;
-use hitless_types::consumer::AckClass;
+use hitless_types::consumer::{AckClass, SettleScope};
 use kube::Client;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -87,6 +87,7 @@ pub async fn run(
         node_name: Some(node_name),
         ack_class: AckClass::Proven,
         settle_milliseconds: 0,
+        settle_scope: SettleScope::All,
     };
     let table = Current::new(Table::new(Arc::default(), Vec::new()));
     let servers: Arc<Mutex<Option<Servers>>> = Arc::default();

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use async_trait::async_trait;
 use hitless_base::{Clock, Revision};
 use hitless_client::Selection;
-use hitless_types::consumer::AckClass;
+use hitless_types::consumer::{AckClass, SettleScope};
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +43,7 @@ pub async fn run(
         node_name: Some(node_name),
         ack_class: AckClass::Proven,
         settle_milliseconds: 0,
+        settle_scope: SettleScope::All,
     };
     let plane = KernelPlane { kernel, slots: SlotTable::new(), batch: Batch::default(), in_step: false };
     let follow = |watches: &mut consumer::Watches<EndpointTable>| {

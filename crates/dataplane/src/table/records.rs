@@ -1,12 +1,13 @@
 //! Services and EndpointSlices cut down to what routing needs, so that the table and the delay line stay small.
 //!
-//! What is not served here (headless Services, ExternalName, IPv6, SCTP) is left out at this door.
+//! What is not served here (headless Services, ExternalName, IPv6, SCTP, and Services that a label gives to another proxy) is left out
+//! at this door.
 
 use std::net::Ipv4Addr;
 
 use hitless_types::{meta, well_known};
 use k8s_openapi::api::{
-    core::v1::Service,
+    core::v1::{Service, ServiceSpec},
     discovery::v1::{self as discovery, EndpointSlice},
 };
 
@@ -65,7 +66,10 @@ impl ServiceRecord {
     #[must_use]
     pub fn of(service: &Service) -> Self {
         let key = meta::key(&service.metadata);
-        let Some(spec) = service.spec.as_ref().filter(|s| s.type_.as_deref() != Some("ExternalName")) else {
+        let labels = service.metadata.labels.as_ref();
+        let is_another_s = labels.is_some_and(|l| l.contains_key(well_known::LABEL_SERVICE_PROXY_NAME));
+        let is_served = |s: &&ServiceSpec| s.type_.as_deref() != Some("ExternalName") && !is_another_s;
+        let Some(spec) = service.spec.as_ref().filter(is_served) else {
             return Self { key, addresses: Vec::new(), ports: Vec::new() };
         };
         let mut addresses: Vec<Ipv4Addr> = spec

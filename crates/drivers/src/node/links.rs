@@ -281,6 +281,7 @@ async fn node_side(node: &NodePlan) -> Result<(), LinksError> {
     let netlink_ = Netlink::open()?;
     let loopback = netlink_.need_index("lo").await?;
     netlink_.set(LinkUnspec::new_with_index(loopback).up().build(), "set lo up".into()).await?;
+    netlink_.add_address(loopback, node.dns_address, 32).await?;
     let own = netlink_.need_index(NODE_LINK).await?;
     netlink_.set(LinkUnspec::new_with_index(own).up().build(), format!("set {NODE_LINK} up")).await?;
     netlink_.add_address(own, node.address, node.link_net.prefix_len()).await?;

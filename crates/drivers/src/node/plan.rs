@@ -7,7 +7,7 @@
 //! |---|---|
 //! | links: the machine `.1`, node *i* `.10+i` | `10.(200+s).0.0/24` |
 //! | Pods: node *i* | `10.(100+s).i.0/24` |
-//! | Services: the API server `.0.1` | `10.(150+s).0.0/16` |
+//! | Services: the API server `.0.1`, DNS `.0.10` | `10.(150+s).0.0/16` |
 //!
 //! Invariant: equal input gives an equal plan, so a plan can be worked out again after a restart and is never stored.
 
@@ -107,6 +107,8 @@ pub struct ClusterPlan {
     pub service_net: Ipv4Net,
     /// Address of the Service `kubernetes`.
     pub api_service_address: Ipv4Addr,
+    /// Address of the Service `kube-dns`, on which each node answers by itself.
+    pub dns_address: Ipv4Addr,
     /// The nodes, `node-1` first.
     pub nodes: Vec<NodePlan>,
 }
@@ -132,6 +134,8 @@ pub struct NodePlan {
     pub link_net: Ipv4Net,
     /// The machine's address, the way to everywhere else.
     pub gateway: Ipv4Addr,
+    /// The cluster's DNS address, on its loopback: no question crosses to another node.
+    pub dns_address: Ipv4Addr,
     /// Range of its Pods' addresses.
     pub pod_cidr: Ipv4Net,
     /// Pod ranges of the other nodes and the addresses that lead there.
@@ -177,6 +181,7 @@ impl ClusterPlan {
             pod_net: net(100 + slot, 0, 16),
             service_net: net(150 + slot, 0, 16),
             api_service_address: Ipv4Addr::new(10, 150 + slot, 0, 1),
+            dns_address: Ipv4Addr::new(10, 150 + slot, 0, 10),
             nodes: Vec::new(),
         };
         plan.nodes = (1..=nodes).map(|index| plan.node(index, nodes)).collect();
@@ -209,6 +214,7 @@ impl ClusterPlan {
             address: address(index),
             link_net: self.link_net,
             gateway: self.machine_address,
+            dns_address: self.dns_address,
             pod_cidr: pods(index),
             peers: (1..=nodes).filter(|other| *other != index).map(|i| (pods(i), address(i))).collect(),
             pods_cgroup: cgroup.child("pods"),
@@ -304,6 +310,7 @@ mod tests {
         assert_eq!(plan.machine_address.to_string(), "10.203.0.1");
         assert_eq!(plan.service_net.to_string(), "10.153.0.0/16");
         assert_eq!(plan.api_service_address.to_string(), "10.153.0.1");
+        assert_eq!(plan.nodes[1].dns_address.to_string(), "10.153.0.10");
         let [first, second] = &plan.nodes[..] else { panic!() };
         assert_eq!((first.address.to_string().as_str(), first.host_link.as_str()), ("10.203.0.11", "hl3n1"));
         assert_eq!(second.pod_cidr.to_string(), "10.103.2.0/24");

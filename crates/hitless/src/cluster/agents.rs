@@ -41,6 +41,10 @@ pub struct AgentConfig {
     pub pod_cidr: Ipv4Net,
     /// Range of all Pods of the cluster.
     pub cluster_pod_cidr: Ipv4Net,
+    /// Range of the Services' addresses.
+    pub service_cidr: Ipv4Net,
+    /// Where names are asked for, on the node's own loopback.
+    pub cluster_dns: Ipv4Addr,
     /// Directory of volumes and logs.
     pub root_dir: PathBuf,
     /// Parent of the Pods' cgroups.
@@ -233,6 +237,8 @@ fn write_files(plan: &ClusterPlan, node: &NodePlan, files: &Files, ca: &Ca, told
         node_ip: node.address,
         pod_cidr: node.pod_cidr,
         cluster_pod_cidr: plan.pod_net,
+        service_cidr: plan.service_net,
+        cluster_dns: plan.dns_address,
         root_dir: node.data_dir.join("kubelet"),
         cgroup_parent: node.pods_cgroup.as_str().to_owned(),
         socket: node.socket.clone(),

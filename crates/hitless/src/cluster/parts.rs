@@ -44,6 +44,7 @@ impl Control {
         let options = hitless_apiserver::Options {
             clock: Arc::new(SystemClock),
             service_cidr: plan.service_net,
+            cluster_dns: Some(plan.dns_address),
             advertise: Some((plan.machine_address, port).into()),
             loop_on,
             kubelet_client: Some(ca.client_config(&kubelets)?),

@@ -1,12 +1,18 @@
-//! The agent of one node: kubelet, service proxy and ingress, plain API clients in the node's network namespace.
+//! The agent of one node: kubelet, service proxy, ingress and DNS server, plain API clients in the node's network namespace.
 //!
 //! SIGTERM shuts the node down: its Pods are stopped first. After SIGKILL its Pods run on, and the next agent adopts them.
 
-use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use hitless_base::{Clock, SystemClock};
-use hitless_dataplane::{Kernel, ingress};
+use hitless_dataplane::{Kernel, dns, ingress};
 use hitless_drivers::{
     cri::Containerd,
     nft::{Nft, NftOptions},
@@ -20,6 +26,9 @@ use crate::cluster::AgentConfig;
 
 /// The kubelet's port, as Kubernetes has it.
 const KUBELET_PORT: u16 = 10250;
+const DNS_PORT: u16 = 53;
+/// Below it are the names of all Services, as Kubernetes has it.
+const CLUSTER_DOMAIN: &str = "cluster.local";
 
 /// Runs until a signal.
 pub async fn run(config: &Path) -> Result<ExitCode> {
@@ -41,17 +50,22 @@ pub async fn run(config: &Path) -> Result<ExitCode> {
         tasks.spawn(async move { Ok(hitless_kubelet::run(client, runtime, options, clock, ends).await?) });
     }
     {
-        let (client, name, clock, ends) =
-            (client.clone(), config.node_name.clone(), clock.clone(), proxy_ends.clone());
+        let (name, clock, ends) = (config.node_name.clone(), clock.clone(), proxy_ends.clone());
+        let to_api = client.clone();
         tasks.spawn(
-            async move { Ok(hitless_dataplane::proxy::run(client, name, kernel, clock, ends).await?) },
+            async move { Ok(hitless_dataplane::proxy::run(to_api, name, kernel, clock, ends).await?) },
         );
     }
     if let Some((http_port, https_port)) = config.ingress_ports {
         let options =
             ingress::Options { http_port, https_port, ..ingress::Options::new(vec![config.node_ip.into()]) };
-        let (name, clock, ends) = (config.node_name.clone(), clock.clone(), proxy_ends.clone());
-        tasks.spawn(async move { Ok(ingress::run(client, name, options, clock, ends).await?) });
+        let (to_api, name, clock, ends) =
+            (client.clone(), config.node_name.clone(), clock.clone(), proxy_ends.clone());
+        tasks.spawn(async move { Ok(ingress::run(to_api, name, options, clock, ends).await?) });
+    }
+    {
+        let (options, clock, ends) = (dns_options(&config)?, clock.clone(), proxy_ends.clone());
+        tasks.spawn(async move { Ok(hitless_dataplane::dns::run(client, options, clock, ends).await?) });
     }
     let ended = tokio::select! {
         () = ends.any() => None,
@@ -75,6 +89,27 @@ pub async fn run(config: &Path) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The machine's resolvers; behind a stub on the loopback, which a node's own network does not reach, those that it asks.
+const RESOLV_CONFS: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+
+fn dns_options(config: &AgentConfig) -> Result<dns::Options> {
+    let ranges = vec![config.cluster_pod_cidr.into(), config.service_cidr.into()];
+    let own = [IpAddr::from(config.cluster_dns)];
+    let servers = move || {
+        let texts = RESOLV_CONFS.iter().filter_map(|path| std::fs::read_to_string(path).ok());
+        let reachable = |text: String| -> Vec<SocketAddr> {
+            dns::upstream::servers(&text, &own).into_iter().filter(|s| !s.ip().is_loopback()).collect()
+        };
+        texts.map(reachable).find(|servers| !servers.is_empty()).unwrap_or_default()
+    };
+    Ok(dns::Options {
+        node_name: config.node_name.clone(),
+        address: (config.cluster_dns, DNS_PORT).into(),
+        domain: dns::Domain::new(CLUSTER_DOMAIN, ranges)?,
+        servers: Arc::new(servers),
+    })
+}
+
 fn kubelet_options(config: &AgentConfig) -> Result<hitless_kubelet::Options> {
     let tls = hitless_kubelet::server::tls_config(
         config.cert_pem.as_bytes(),
@@ -84,6 +119,8 @@ fn kubelet_options(config: &AgentConfig) -> Result<hitless_kubelet::Options> {
     let mut options =
         hitless_kubelet::Options::new(&config.node_name, config.node_ip.into(), &config.root_dir);
     options.pod_cidr = Some(config.pod_cidr.to_string());
+    options.cluster_dns = Some(config.cluster_dns.into());
+    options.cluster_domain = CLUSTER_DOMAIN.to_owned();
     options.cgroup_parent = config.cgroup_parent.clone();
     options.loop_on = config.loop_on;
     options.serving = Some(hitless_kubelet::Serving { address: (config.node_ip, KUBELET_PORT).into(), tls });

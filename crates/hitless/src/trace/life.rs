@@ -17,6 +17,9 @@ pub struct Watermark {
     /// When it was heard.
     #[serde(default)]
     pub at: Option<Timestamp>,
+    /// When the consumer's settle time after it had passed, where one was waited.
+    #[serde(default, rename = "settledAt", skip_serializing_if = "Option::is_none")]
+    pub settled_at: Option<Timestamp>,
     /// What the word rests on.
     #[serde(default)]
     pub class: String,
@@ -160,7 +163,8 @@ pub(super) mod tests {
                 }))
                 .unwrap()
             };
-        let marks = json!([{"consumer": "service-proxy-node-1", "revision": 41, "target": 40, "at": "2026-01-01T00:00:00.903200Z", "class": "Proven"}]);
+        let marks = json!([{"consumer": "service-proxy-node-1", "revision": 41, "target": 40, "at": "2026-01-01T00:00:00.903200Z", "class": "Proven"},
+            {"consumer": "dns-node-1", "revision": 40, "target": 40, "at": "2026-01-01T00:00:00.902000Z", "settledAt": "2026-01-01T00:00:05.902000Z", "class": "Proven"}]);
         let events = [
             event(904_000, "Withdrawn", "withdrawal-controller", "1 of 1 consumers have let go", json!({"hitless.dev/watermarks": marks.to_string()})),
             event(2_000, "Scheduled", "default-scheduler", "Successfully assigned ns/web to node-1", json!({})),

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use hitless_base::Timestamp;
+
 use super::life::{Life, Step};
 
 /// Columns of a line.
@@ -40,15 +42,24 @@ fn part(out: &mut String, title: &str, steps: &[Step], colour: bool) {
             if step.warning { painted(&line, "33", colour) } else { line.trim_end().to_owned() }
         );
         for mark in &step.watermarks {
-            let when = mark
-                .at
-                .map(|at| format!("{:>11}", offset(at.duration_since(first.at).as_secs_f64() * 1e3)))
-                .unwrap_or_else(|| " ".repeat(11));
+            let since_first = |at: Timestamp| offset(at.duration_since(first.at).as_secs_f64() * 1e3);
+            let when = format!("{:>11}", mark.at.map(since_first).unwrap_or_default());
             let line = format!(
                 "{when} {:>10}    {:<30} at revision {} of {} ({})",
                 "", mark.consumer, mark.revision, mark.target, mark.class
             );
             let _ = writeln!(out, "{}", painted(&line, "36", colour));
+            if let (Some(at), Some(settled_at)) = (mark.at, mark.settled_at) {
+                let time = short(settled_at.duration_since(at).as_secs_f64() * 1e3);
+                let unit = if time.ends_with('s') { "" } else { " ms" };
+                let line = format!(
+                    "{:>11} {:>10}    {:<30} settled, {time}{unit} after its word",
+                    since_first(settled_at),
+                    "",
+                    mark.consumer
+                );
+                let _ = writeln!(out, "{}", painted(&line, "36", colour));
+            }
         }
         before = step.after_ms;
     }
@@ -97,6 +108,8 @@ End, from 2026-01-01 00:00:00.900000 UTC
      0.0 ms       +0.0  Deleted       apiserver              deletion accepted by the API server
      4.0 ms       +4.0  Withdrawn     withdrawal-controller  1 of 1 consumers have let go
      3.2 ms               service-proxy-node-1           at revision 41 of 40 (Proven)
+     2.0 ms               dns-node-1                     at revision 40 of 40 (Proven)
+  5002.0 ms               dns-node-1                     settled, 5000.0 ms after its word
      5.0 ms       +1.0  Killing       kubelet                Stopping container web
 ";
         assert_eq!(shown, expected);

@@ -83,13 +83,19 @@ pub fn sandbox(pod: &Pod, options: &Options, dirs: &PodDirs, attempt: u32) -> Sa
     let text = |t: &Option<String>| t.clone().unwrap_or_default();
     let (namespace, uid) = (text(&pod.metadata.namespace), text(&pod.metadata.uid));
     let host_network = spec.host_network == Some(true);
+    // A node without one leaves names to what the Pod itself asks for.
+    let own_resolver = std::fs::read_to_string(&options.resolv_conf).unwrap_or_default();
     let sysctls = spec.security_context.as_ref().and_then(|s| s.sysctls.as_ref());
     let mut labels = pod.metadata.labels.clone().unwrap_or_default();
     labels.extend(pod_labels(pod));
     SandboxSpec {
         name: text(&pod.metadata.name),
         attempt,
-        hostname: if host_network { String::new() } else { network::hostname(pod) },
+        hostname: if host_network {
+            String::new()
+        } else {
+            network::kernel_hostname(pod, &options.cluster_domain)
+        },
         log_directory: dirs.logs.display().to_string(),
         cgroup_parent: cgroup::pod_cgroup(&options.cgroup_parent, spec, &uid),
         labels,
@@ -97,7 +103,7 @@ pub fn sandbox(pod: &Pod, options: &Options, dirs: &PodDirs, attempt: u32) -> Sa
         host_network,
         host_pid: spec.host_pid == Some(true),
         port_mappings: port_mappings(spec),
-        dns: network::dns(spec, &namespace, options.cluster_dns, &options.cluster_domain),
+        dns: network::dns(spec, &namespace, options.cluster_dns, &options.cluster_domain, &own_resolver),
         sysctls: sysctls.into_iter().flatten().map(|s| (s.name.clone(), s.value.clone())).collect(),
         namespace,
         uid,

@@ -15,6 +15,7 @@ fn stop(pod: &str, stopped_at: Option<&str>) -> Stop {
         uid: pod.to_owned(),
         node: "node-1".to_owned(),
         keeps_alive: pod.contains("keep-alive"),
+        headless: false,
         deleted_at: Some("2026-01-01T00:00:00Z".parse().unwrap()),
         stopped_at: stopped_at.map(|at| at.parse().unwrap()),
         gone_at: None,

@@ -9,7 +9,7 @@ fn line(sent: u64, failed: u64) -> String {
     format!(r#"{{"summary":{{"sent":{sent},"ok":{ok},"failed":{failed},"hist":[[400,{ok}]]}}}}"#)
 }
 
-fn measured(sent: [u64; 4], failed: u64) -> Measured {
+fn measured(sent: [u64; 6], failed: u64) -> Measured {
     let mut tally = Tally::default();
     for (path, sent) in Path::ALL.into_iter().zip(sent) {
         tally.take(path.name(), path, &line(sent, if path == Path::PodNew { failed } else { 0 }));
@@ -30,13 +30,13 @@ fn verdict(measured: Measured) -> ScenarioReport {
 
 #[test]
 fn it_passes_only_without_loss_with_enough_traffic_and_with_every_bound_kept() {
-    let enough = [300, 200, 300, 200];
+    let enough = [300, 200, 300, 200, 300, 200];
     assert!(verdict(measured(enough, 0)).passed);
     assert!(!verdict(measured(enough, 1)).passed, "one lost request");
 
-    let starved = verdict(measured([300, 200, 100, 200], 0));
+    let starved = verdict(measured([300, 200, 40, 200, 300, 200], 0));
     assert!(!starved.passed);
-    assert_eq!(starved.problems, ["clusterip-pod/new: 100 requests, too few for a verdict (at least 150)"]);
+    assert_eq!(starved.problems, ["clusterip-pod/new: 40 requests, too few for a verdict (at least 100)"]);
 
     let unbound = Expectation { uid: "u".into(), pod: "web".into(), ms_min: 0.0, ms_max: 1.0 };
     assert!(!verdict(Measured { expectations: vec![unbound], ..measured(enough, 0) }).passed);
@@ -47,7 +47,7 @@ fn it_passes_only_without_loss_with_enough_traffic_and_with_every_bound_kept() {
 
 #[test]
 fn no_traffic_at_all_is_no_pass() {
-    let mut silent = measured([0; 4], 0);
+    let mut silent = measured([0; 6], 0);
     silent.duration_s = 0.0;
     assert!(!verdict(silent).passed);
     assert!(!Report::default().passed());
@@ -55,7 +55,7 @@ fn no_traffic_at_all_is_no_pass() {
 
 #[test]
 fn requests_that_vanished_are_named() {
-    let mut lost = measured([300, 200, 300, 200], 0);
+    let mut lost = measured([300, 200, 300, 200, 300, 200], 0);
     lost.tally.take("another", Path::NodeNew, r#"{"t":1,"sent":10,"ok":7,"failed":1}"#);
     let report = verdict(lost);
     assert_eq!(report.problems, ["clusterip-node/new: 2 requests are neither answered nor failed"]);
@@ -77,11 +77,12 @@ fn a_loss_on_a_new_connection_names_the_pod_stopped_last() {
         uid: pod.into(),
         node: "node-1".into(),
         keeps_alive,
+        headless: false,
         deleted_at: None,
         stopped_at: Some(at(stopped_at)),
         gone_at: None,
     };
-    let mut measured = measured([300, 200, 300, 200], 0);
+    let mut measured = measured([300, 200, 300, 200, 300, 200], 0);
     measured.stops = vec![
         stop("first", false, "2026-01-01T00:00:01Z"),
         stop("second", false, "2026-01-01T00:00:02Z"),
@@ -99,7 +100,7 @@ fn a_loss_on_a_new_connection_names_the_pod_stopped_last() {
 #[test]
 fn the_json_is_what_was_promised() {
     let mut report = Report::default();
-    report.take(Mode::Loop, vec![verdict(measured([300, 200, 300, 200], 0))]);
-    report.take(Mode::LoopOff, vec![verdict(measured([300, 200, 300, 200], 9))]);
+    report.take(Mode::Loop, vec![verdict(measured([300, 200, 300, 200, 300, 200], 0))]);
+    report.take(Mode::LoopOff, vec![verdict(measured([300, 200, 300, 200, 300, 200], 9))]);
     assert_snapshot!(report.to_json().unwrap());
 }

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use hitless_base::Revision;
-use hitless_types::AckClass;
+use hitless_types::{AckClass, SettleScope};
 
 /// Words of one consumer whose settle time is running, and steps that are remembered for the record, at the most.
 const HISTORY_STEPS_MAX: usize = 256;
@@ -19,6 +19,8 @@ pub struct Registration {
     pub class: AckClass,
     /// Waited after its word; for `TimeBounded` after the change itself. Milliseconds.
     pub settle_ms: u64,
+    /// Whose end that is waited for.
+    pub settle_scope: SettleScope,
     /// Silence longer than this takes it out of scope. Seconds. A `TimeBounded` consumer cannot speak, so it has no lease.
     pub lease_s: u64,
     /// The revision at which the registration was *made*, if that is known for certain.
@@ -52,13 +54,23 @@ pub enum Heard {
     Unknown,
 }
 
+/// How far a consumer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// At once.
+    pub(super) stand: Revision,
+    /// After the settle time, as far as it is waited: for Pods of headless Services (`true` as an index), and for the others.
+    pub(super) settled: [Revision; 2],
+}
+
 #[derive(Debug)]
 pub(super) struct Consumer {
     pub(super) name: Arc<str>,
     pub(super) incarnation: Arc<str>,
     pub(super) class: AckClass,
     /// Microseconds, as all times here.
-    pub(super) settle: i64,
+    settle: i64,
+    scope: SettleScope,
     lease: i64,
     joined: Revision,
     pub(super) watermark: Revision,
@@ -71,7 +83,7 @@ pub(super) struct Consumer {
     /// Its lease had not run out when that was last looked at.
     pub(super) alive: bool,
     /// Where the ledger's lines have it.
-    pub(super) placed: Option<(Revision, Revision)>,
+    pub(super) placed: Option<Place>,
 }
 
 impl Consumer {
@@ -81,6 +93,7 @@ impl Consumer {
             incarnation: registration.incarnation.as_str().into(),
             class: registration.class,
             settle: micros(registration.settle_ms),
+            scope: registration.settle_scope,
             lease: micros(registration.lease_s.saturating_mul(1000)),
             joined: registration.joined.unwrap_or_default(),
             watermark: Revision::ZERO,
@@ -97,6 +110,7 @@ impl Consumer {
     pub(super) fn register(&mut self, registration: &Registration, now: i64) {
         self.class = registration.class;
         self.settle = micros(registration.settle_ms);
+        self.scope = registration.settle_scope;
         self.lease = micros(registration.lease_s.saturating_mul(1000));
         if *self.incarnation != *registration.incarnation {
             // A new start under an old name: it must say for itself how far it is, and it stays in scope of what
@@ -178,13 +192,30 @@ impl Consumer {
         (self.alive || self.class == AckClass::TimeBounded) && self.joined <= revision
     }
 
-    /// Where it stands, at once and after its settle time; `None` if nobody waits for its word.
+    /// The settle time that is waited for a Pod. Microseconds.
+    pub(super) fn settle_for(&self, headless: bool) -> i64 {
+        if self.scope.covers(headless) { self.settle } else { 0 }
+    }
+
+    /// The settle time that is waited for a Pod after the consumer's word. Microseconds; zero for one that cannot speak.
+    pub(super) fn settle_after_word(&self, headless: bool) -> i64 {
+        if self.class == AckClass::TimeBounded { 0 } else { self.settle_for(headless) }
+    }
+
+    /// Where it stands; `None` if nobody waits for its word.
     ///
     /// A consumer is free of every revision before `joined` (see [`Consumer::in_scope`]), which is as good as holding the one before it.
-    pub(super) fn place(&self) -> Option<(Revision, Revision)> {
+    pub(super) fn place(&self) -> Option<Place> {
         let free = Revision(self.joined.0.saturating_sub(1));
-        (self.alive && self.class != AckClass::TimeBounded)
-            .then(|| (self.watermark.max(free), self.settled.max(free)))
+        (self.alive && self.class != AckClass::TimeBounded).then(|| Place {
+            stand: self.watermark.max(free),
+            settled: [false, true].map(|headless| self.holds(headless).max(free)),
+        })
+    }
+
+    /// What it holds after the settle time, as far as that is waited for such a Pod.
+    fn holds(&self, headless: bool) -> Revision {
+        if self.scope.covers(headless) { self.settled } else { self.watermark }
     }
 
     /// The watermark and time that satisfy `wants`, or the time (if one is known) at which something will.
@@ -193,16 +224,17 @@ impl Consumer {
         wants: Revision,
         seen_at: i64,
         now: i64,
+        headless: bool,
         settle: bool,
     ) -> Result<(Revision, i64), Option<i64>> {
         if self.class == AckClass::TimeBounded {
-            let until = seen_at.saturating_add(self.settle);
+            let until = seen_at.saturating_add(self.settle_for(headless));
             return if until <= now { Ok((wants, until)) } else { Err(Some(until)) };
         }
         if self.watermark < wants {
             return Err(None);
         }
-        if settle && self.settled < wants {
+        if settle && self.holds(headless) < wants {
             return Err(self.settling.iter().find(|(step, _)| *step >= wants).map(|(_, due)| *due));
         }
         let step = self.steps.iter().find(|(step, _)| *step >= wants);

@@ -8,7 +8,7 @@ use std::{
 use hitless_base::Revision;
 use hitless_types::AckClass;
 
-use super::consumer::Consumer;
+use super::consumer::{Consumer, Place};
 
 /// How many consumers stand at each revision. The lowest is what every Pod is measured against.
 #[derive(Debug, Default)]
@@ -86,9 +86,10 @@ impl<K: Ord + Copy> Sorted<K> {
 /// What is derived from all consumers together, kept in step with each change of one.
 #[derive(Debug)]
 pub(super) struct Lines {
-    /// Where live consumers that speak stand: at once, and after their settle time.
+    /// Where live consumers that speak stand: at once, and after their settle time, as far as that is waited for Pods of headless
+    /// Services (`true` as an index) and for the others.
     pub(super) stand: Line,
-    pub(super) settled: Line,
+    pub(super) settled: [Line; 2],
     /// Names of the consumers that cannot speak.
     pub(super) time_bounded: BTreeSet<Arc<str>>,
     /// Names of those with a word whose settle time is running.
@@ -104,7 +105,7 @@ impl Lines {
     pub(super) fn new(now: i64) -> Self {
         Self {
             stand: Line::default(),
-            settled: Line::default(),
+            settled: <[Line; 2]>::default(),
             time_bounded: BTreeSet::new(),
             settling: BTreeSet::new(),
             lease_check_at: i64::MAX,
@@ -117,8 +118,7 @@ impl Lines {
     pub(super) fn follow(&mut self, consumer: &mut Consumer) {
         let place = consumer.place();
         if place != consumer.placed {
-            self.stand.change(consumer.placed.map(|p| p.0), place.map(|p| p.0));
-            self.settled.change(consumer.placed.map(|p| p.1), place.map(|p| p.1));
+            self.move_to(consumer.placed, place);
             consumer.placed = place;
         }
         if consumer.class == AckClass::TimeBounded {
@@ -136,9 +136,15 @@ impl Lines {
         }
     }
 
+    fn move_to(&mut self, from: Option<Place>, to: Option<Place>) {
+        self.stand.change(from.map(|p| p.stand), to.map(|p| p.stand));
+        let [others, headless] = &mut self.settled;
+        others.change(from.map(|p| p.settled[0]), to.map(|p| p.settled[0]));
+        headless.change(from.map(|p| p.settled[1]), to.map(|p| p.settled[1]));
+    }
+
     pub(super) fn leave(&mut self, consumer: &Consumer) {
-        self.stand.change(consumer.placed.map(|p| p.0), None);
-        self.settled.change(consumer.placed.map(|p| p.1), None);
+        self.move_to(consumer.placed, None);
         self.time_bounded.remove(&consumer.name);
         self.settling.remove(&consumer.name);
     }

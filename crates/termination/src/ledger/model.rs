@@ -4,20 +4,49 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hitless_types::AckClass;
+use hitless_types::{AckClass, SettleScope};
 
 /// An observation.
 #[derive(Clone, Debug)]
 pub(super) enum Op {
-    Register { who: u8, incarnation: u8, class: AckClass, settle_ms: i64, lease_s: i64, joined: Option<u64> },
-    Deregister { who: u8 },
-    Hear { who: u8, incarnation: u8, revision: u64 },
+    Register {
+        who: u8,
+        incarnation: u8,
+        class: AckClass,
+        settle_ms: i64,
+        scope: SettleScope,
+        lease_s: i64,
+        joined: Option<u64>,
+    },
+    Deregister {
+        who: u8,
+    },
+    Hear {
+        who: u8,
+        incarnation: u8,
+        revision: u64,
+    },
     Touch,
-    Withdraw { pod: u8, budget_ms: i64 },
-    Removed { pod: u8, revision: u64 },
-    ListedAgain { pod: u8 },
-    Added { pod: u8, revision: u64 },
-    Forget { pod: u8 },
+    Withdraw {
+        pod: u8,
+        budget_ms: i64,
+    },
+    Removed {
+        pod: u8,
+        revision: u64,
+        headless: bool,
+    },
+    ListedAgain {
+        pod: u8,
+    },
+    Added {
+        pod: u8,
+        revision: u64,
+        headless: bool,
+    },
+    Forget {
+        pod: u8,
+    },
 }
 
 /// Milliseconds and what was observed then.
@@ -41,6 +70,7 @@ pub(super) enum Answer {
 struct Teller {
     class: AckClass,
     settle_ms: i64,
+    scope: SettleScope,
     joined: u64,
     alive: bool,
     /// Words of the present incarnation that rose: revision, when heard, when settled.
@@ -65,16 +95,20 @@ fn tell(log: &Log, who: u8) -> Option<Teller> {
                     t.alive = false;
                 }
             }
-            Op::Register { who: w, incarnation: i, class, settle_ms, lease_s, joined } if *w == who => {
+            Op::Register { who: w, incarnation: i, class, settle_ms, scope, lease_s, joined }
+                if *w == who =>
+            {
                 let new = teller.as_ref().is_none_or(|_| incarnation != *i);
                 let t = teller.get_or_insert(Teller {
                     class: *class,
                     settle_ms: 0,
+                    scope: SettleScope::All,
                     joined: joined.unwrap_or(0),
                     alive: true,
                     words: vec![],
                 });
-                (t.class, t.settle_ms, lease_ms, incarnation) = (*class, *settle_ms, lease_s * 1000, *i);
+                (t.class, t.settle_ms, t.scope, lease_ms, incarnation) =
+                    (*class, *settle_ms, *scope, lease_s * 1000, *i);
                 if new {
                     (t.alive, sign) = (true, *now);
                     t.words.clear();
@@ -110,13 +144,13 @@ fn wait(log: &Log, pod: u8, addition: bool) -> Option<(Option<(u64, i64)>, i64)>
     for (now, op) in log {
         match (addition, op) {
             (_, Op::Forget { pod: p }) if *p == pod => wait = None,
-            (true, Op::Added { pod: p, revision }) if *p == pod && wait.is_none() => {
+            (true, Op::Added { pod: p, revision, .. }) if *p == pod && wait.is_none() => {
                 wait = Some((Some((*revision, *now)), i64::MAX));
             }
             (false, Op::Withdraw { pod: p, budget_ms }) if *p == pod && wait.is_none() => {
                 wait = Some((None, now + budget_ms));
             }
-            (false, Op::Removed { pod: p, revision }) if *p == pod => {
+            (false, Op::Removed { pod: p, revision, .. }) if *p == pod => {
                 if let Some((wants @ None, _)) = &mut wait {
                     *wants = Some((*revision, *now));
                 }
@@ -132,19 +166,40 @@ fn wait(log: &Log, pod: u8, addition: bool) -> Option<(Option<(u64, i64)>, i64)>
     wait
 }
 
+/// Whether the Pod, since it waits, was ever said to be one of a headless Service: for an addition with the first word, for a removal with any.
+fn is_headless(log: &Log, pod: u8, addition: bool) -> bool {
+    let mut is_headless = false;
+    let mut waits = false;
+    for (_, op) in log {
+        match (addition, op) {
+            (_, Op::Forget { pod: p }) if *p == pod => (waits, is_headless) = (false, false),
+            (true, Op::Added { pod: p, headless, .. }) if *p == pod && !waits => {
+                (waits, is_headless) = (true, *headless);
+            }
+            (false, Op::Withdraw { pod: p, .. }) if *p == pod => waits = true,
+            (false, Op::Removed { pod: p, headless, .. }) if *p == pod && waits => is_headless |= headless,
+            _ => {}
+        }
+    }
+    is_headless
+}
+
 /// The rules, read literally.
 pub(super) fn answer(log: &Log, pod: u8, addition: bool, now: i64) -> Option<Answer> {
     let (wants, deadline) = wait(log, pod, addition)?;
     let (mut acks, mut laggards) = (BTreeMap::new(), BTreeSet::new());
+    let headless = is_headless(log, pod, addition);
     if let Some((revision, seen)) = wants {
         for who in 0..8 {
             let Some(t) = tell(log, who) else { continue };
             if t.joined > revision {
                 continue; // rule 4
             }
+            let concerned = headless || t.scope == SettleScope::All;
             if t.class == AckClass::TimeBounded {
-                if seen + t.settle_ms <= now {
-                    acks.insert(who, (revision, seen + t.settle_ms));
+                let until = seen + if concerned { t.settle_ms } else { 0 };
+                if until <= now {
+                    acks.insert(who, (revision, until));
                 } else {
                     laggards.insert(who);
                 }
@@ -154,7 +209,7 @@ pub(super) fn answer(log: &Log, pod: u8, addition: bool, now: i64) -> Option<Ans
                 continue; // rule 3
             }
             match t.words.iter().find(|w| w.0 >= revision) {
-                Some((said, at, settled)) if addition || *settled <= now => {
+                Some((said, at, settled)) if addition || !concerned || *settled <= now => {
                     acks.insert(who, (*said, *at));
                 }
                 _ => {

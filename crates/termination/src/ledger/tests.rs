@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hitless_types::SettleScope;
 use proptest::prelude::*;
 
 use super::{
@@ -19,6 +20,7 @@ fn speaks(name: &str) -> Registration {
         incarnation: "i0".into(),
         class: AckClass::Proven,
         settle_ms: 0,
+        settle_scope: SettleScope::All,
         lease_s: 40,
         joined: None,
     }
@@ -36,7 +38,7 @@ fn waiting(consumers: &[Registration]) -> Ledger {
         ledger.hear(&consumer.name, &word(1), at(0));
     }
     ledger.withdraw("p", at(30_000));
-    ledger.removed("p", Revision(10), at(0));
+    ledger.removed("p", Revision(10), true, at(0));
     ledger
 }
 
@@ -180,7 +182,7 @@ fn rule_4_a_new_incarnation_under_an_old_name_must_say_for_itself() {
 #[test]
 fn rule_4_the_first_removal_revision_stays() {
     let mut ledger = waiting(&[speaks("a")]);
-    ledger.removed("p", Revision(50), at(1));
+    ledger.removed("p", Revision(50), true, at(1));
     ledger.hear("a", &word(10), at(2));
     acknowledged(&mut ledger, 2);
 }
@@ -191,7 +193,7 @@ fn an_endpoint_that_is_listed_again_is_removed_anew() {
     ledger.listed_again("p");
     ledger.hear("a", &word(20), at(1));
     awaits(&mut ledger, 2, &[]);
-    ledger.removed("p", Revision(30), at(3));
+    ledger.removed("p", Revision(30), true, at(3));
     awaits(&mut ledger, 4, &["a"]);
 }
 
@@ -226,7 +228,7 @@ fn rule_6_after_a_restart_leases_count_from_there() {
     let mut ledger = Ledger::new(at(3_600_000));
     ledger.register(&speaks("a"), at(3_600_000));
     ledger.withdraw("p", at(3_700_000));
-    ledger.removed("p", Revision(10), at(3_600_000));
+    ledger.removed("p", Revision(10), true, at(3_600_000));
     ledger.in_touch(at(3_600_001));
     awaits(&mut ledger, 3_600_001, &["a"]);
 }
@@ -239,6 +241,31 @@ fn settle_time_is_waited_after_the_word() {
     awaits(&mut ledger, 5_999, &["dns"]);
     assert_eq!(ledger.look_again_at(), Some(at(6_000)));
     assert_eq!(acknowledged(&mut ledger, 6_000)[0].at, at(1_000));
+}
+
+#[test]
+fn a_settle_time_of_headless_services_is_waited_for_their_pods_alone() {
+    let dns = Registration { settle_ms: 5_000, settle_scope: SettleScope::Headless, ..speaks("dns") };
+    let mut ledger = waiting(std::slice::from_ref(&dns));
+    ledger.withdraw("q", at(30_000));
+    ledger.removed("q", Revision(10), false, at(0));
+    assert!(ledger.due(at(1)).is_empty(), "its word is awaited for every Pod");
+    ledger.hear("dns", &word(10), at(2));
+    assert_eq!(ledger.due(at(2)), BTreeSet::from(["q".into()]));
+    assert!(matches!(ledger.verdict("q", at(2)), Some(Verdict::Acknowledged { .. })));
+    assert!(matches!(ledger.verdict("p", at(5_001)), Some(Verdict::Waiting { .. })));
+    // Seen to be one of a headless Service after all: it waits on.
+    ledger.removed("q", Revision(12), true, at(3));
+    assert!(ledger.due(at(5_001)).is_empty());
+    assert_eq!(ledger.due(at(5_002)).len(), 2);
+    assert_eq!(acknowledged(&mut ledger, 5_002).len(), 1);
+
+    let bounded = Registration { class: AckClass::TimeBounded, ..dns };
+    let mut ledger = waiting(&[bounded]);
+    ledger.withdraw("q", at(30_000));
+    ledger.removed("q", Revision(10), false, at(0));
+    assert_eq!(ledger.due(at(0)), BTreeSet::from(["q".into()]));
+    assert_eq!(ledger.due(at(5_000)).len(), 2);
 }
 
 #[test]
@@ -260,7 +287,7 @@ fn nobody_routes_so_nobody_is_awaited() {
 fn an_addition_waits_for_words_and_not_for_settle_times() {
     let mut ledger = Ledger::new(at(0));
     ledger.register(&Registration { settle_ms: 9_000, ..speaks("dns") }, at(0));
-    ledger.added("p", Revision(10), at(0));
+    ledger.added("p", Revision(10), false, at(0));
     assert!(matches!(ledger.programmed("p", at(1)), Some(Verdict::Waiting { .. })));
     ledger.hear("dns", &word(10), at(2));
     assert_eq!(ledger.due_additions(at(2)), [Arc::from("p")]);
@@ -270,7 +297,7 @@ fn an_addition_waits_for_words_and_not_for_settle_times() {
 #[test]
 fn nothing_is_left_of_pods_that_are_forgotten() {
     let mut ledger = waiting(&[speaks("a")]);
-    ledger.added("q", Revision(3), at(0));
+    ledger.added("q", Revision(3), false, at(0));
     assert_eq!(ledger.waiting(), 2);
     for pod in ["p", "q"] {
         ledger.forget(pod);
@@ -292,12 +319,13 @@ fn pod_name(pod: u8) -> String {
 
 fn apply(ledger: &mut Ledger, ms: i64, op: &Op) -> Vec<Lapsed> {
     match op {
-        Op::Register { who, incarnation, class, settle_ms, lease_s, joined } => {
+        Op::Register { who, incarnation, class, settle_ms, scope, lease_s, joined } => {
             let registration = Registration {
                 name: name(*who),
                 incarnation: incarnation.to_string(),
                 class: *class,
                 settle_ms: u64::try_from(*settle_ms).unwrap(),
+                settle_scope: *scope,
                 lease_s: u64::try_from(*lease_s).unwrap(),
                 joined: joined.map(Revision),
             };
@@ -310,9 +338,13 @@ fn apply(ledger: &mut Ledger, ms: i64, op: &Op) -> Vec<Lapsed> {
         }
         Op::Touch => return ledger.in_touch(at(ms)),
         Op::Withdraw { pod, budget_ms } => ledger.withdraw(&pod_name(*pod), at(ms + budget_ms)),
-        Op::Removed { pod, revision } => ledger.removed(&pod_name(*pod), Revision(*revision), at(ms)),
+        Op::Removed { pod, revision, headless } => {
+            ledger.removed(&pod_name(*pod), Revision(*revision), *headless, at(ms));
+        }
         Op::ListedAgain { pod } => ledger.listed_again(&pod_name(*pod)),
-        Op::Added { pod, revision } => ledger.added(&pod_name(*pod), Revision(*revision), at(ms)),
+        Op::Added { pod, revision, headless } => {
+            ledger.added(&pod_name(*pod), Revision(*revision), *headless, at(ms));
+        }
         Op::Forget { pod } => ledger.forget(&pod_name(*pod)),
     }
     Vec::new()
@@ -352,16 +384,23 @@ fn same(real: &Answer, model: &Answer) -> bool {
 fn op() -> impl Strategy<Value = Op> {
     let (who, pod, revision, incarnation) = (0..4_u8, 0..3_u8, 1..24_u64, 0..2_u8);
     let class = prop_oneof![4 => Just(AckClass::Proven), 1 => Just(AckClass::TimeBounded)];
+    let settle_ms = prop_oneof![Just(0), Just(400), Just(2500)];
+    let scope = prop_oneof![Just(SettleScope::All), Just(SettleScope::Headless)];
+    let (settle, headless) = ((settle_ms, scope), any::<bool>());
     prop_oneof![
-        2 => (who.clone(), incarnation.clone(), class, prop_oneof![Just(0), Just(400), Just(2500)], 1..6_i64, proptest::option::of(revision.clone()))
-            .prop_map(|(who, incarnation, class, settle_ms, lease_s, joined)| Op::Register { who, incarnation, class, settle_ms, lease_s, joined }),
+        2 => (who.clone(), incarnation.clone(), class, settle, 1..6_i64, proptest::option::of(revision.clone())).prop_map(
+            |(who, incarnation, class, (settle_ms, scope), lease_s, joined)| {
+                Op::Register { who, incarnation, class, settle_ms, scope, lease_s, joined }
+            }
+        ),
         1 => who.clone().prop_map(|who| Op::Deregister { who }),
         8 => (who, incarnation, revision.clone()).prop_map(|(who, incarnation, revision)| Op::Hear { who, incarnation, revision }),
         5 => Just(Op::Touch),
         2 => (pod.clone(), prop_oneof![Just(0), Just(3000), Just(60_000)]).prop_map(|(pod, budget_ms)| Op::Withdraw { pod, budget_ms }),
-        3 => (pod.clone(), revision.clone()).prop_map(|(pod, revision)| Op::Removed { pod, revision }),
+        3 => (pod.clone(), revision.clone(), headless)
+            .prop_map(|(pod, revision, headless)| Op::Removed { pod, revision, headless }),
         1 => pod.clone().prop_map(|pod| Op::ListedAgain { pod }),
-        2 => (pod.clone(), revision).prop_map(|(pod, revision)| Op::Added { pod, revision }),
+        2 => (pod.clone(), revision, headless).prop_map(|(pod, revision, headless)| Op::Added { pod, revision, headless }),
         1 => pod.prop_map(|pod| Op::Forget { pod }),
     ]
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{AGE, Kind, NAME, ROW, Scope, column, typecheck, wide};
 use crate::{
-    AckClass, EndpointConsumer,
+    AckClass, EndpointConsumer, SettleScope,
     field::FieldError,
     json::{set, typed, within},
     table, well_known,
@@ -31,6 +31,7 @@ pub(super) const ENDPOINT_CONSUMER: Kind = Kind {
         within(fields, "spec", |spec| {
             set(spec, "ackClass", "Asserted");
             set(spec, "settleMilliseconds", 0);
+            set(spec, "settleScope", SettleScope::All.name());
             set(spec, "leaseDurationSeconds", 40);
         });
     },
@@ -68,12 +69,20 @@ pub(super) const ENDPOINT_CONSUMER: Kind = Kind {
             table::age(status.renew_time.map(|t| t.0), now).into(),
             table::age_of(&consumer.metadata, now),
             spec.incarnation.into(),
-            format!("{}ms", spec.settle_milliseconds).into(),
+            settle(spec.settle_milliseconds, spec.settle_scope).into(),
             format!("{}s", spec.lease_duration_seconds).into(),
         ]
     },
     ..ROW
 };
+
+/// `5000ms Headless`; the scope where it makes a difference.
+fn settle(ms: u64, scope: SettleScope) -> String {
+    match scope {
+        SettleScope::Headless if ms > 0 => format!("{ms}ms {}", scope.name()),
+        _ => format!("{ms}ms"),
+    }
+}
 
 /// The kind's fields with looser types than [`EndpointConsumer`], so that a value out of bounds is a fault of its
 /// field (422) and not of the whole body (400). Serves type checking and validation only.
@@ -96,6 +105,7 @@ struct SpecShape {
     incarnation: String,
     ack_class: Option<String>,
     settle_milliseconds: Option<i64>,
+    settle_scope: Option<String>,
     lease_duration_seconds: Option<i64>,
 }
 
@@ -123,6 +133,10 @@ fn validate(new: &Value, _old: Option<&Value>) -> Vec<FieldError> {
     if let Some(settle_ms) = spec.settle_milliseconds.filter(|ms| !(0..=SETTLE_MS_MAX).contains(ms)) {
         let words = format!("must be between 0 and {SETTLE_MS_MAX}, inclusive");
         faults.push(FieldError::invalid("spec.settleMilliseconds", settle_ms, &words));
+    }
+    let scopes = SettleScope::ALL.map(SettleScope::name);
+    if let Some(scope) = spec.settle_scope.as_deref().filter(|s| !scopes.contains(s)) {
+        faults.push(FieldError::not_supported("spec.settleScope", scope, &scopes));
     }
     if let Some(lease_s) = spec.lease_duration_seconds.filter(|s| !(1..=3600).contains(s)) {
         let words = "must be between 1 and 3600, inclusive";

@@ -2,6 +2,7 @@
 
 mod container;
 mod default;
+mod dns;
 mod table;
 mod update;
 mod validate;

@@ -3,7 +3,10 @@
 use k8s_openapi::api::core::v1::{PodSpec, Toleration, Volume};
 use serde_json::Value;
 
-use super::container::{self, Scene};
+use super::{
+    container::{self, Scene},
+    dns,
+};
 use crate::{field::FieldError, names, resources};
 
 /// Adds the faults of `value` under `field` that `rule` finds.
@@ -60,6 +63,7 @@ pub(in crate::kinds) fn validate_spec(at: &str, spec: &PodSpec, faults: &mut Vec
     }
     check_words(at, spec, faults);
     check_names(at, spec, faults);
+    dns::validate(at, spec, faults);
     for (i, toleration) in spec.tolerations.iter().flatten().enumerate() {
         check_toleration(&format!("{at}.tolerations[{i}]"), toleration, faults);
     }
@@ -80,8 +84,8 @@ fn check_words(at: &str, spec: &PodSpec, faults: &mut Vec<FieldError>) {
         "" => faults.push(FieldError::required(format!("{at}.restartPolicy"), "")),
         policy => check_word(format!("{at}.restartPolicy"), Some(policy), &policies, faults),
     }
-    let dns = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
-    check_word(format!("{at}.dnsPolicy"), spec.dns_policy.as_deref(), &dns, faults);
+    let policies = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
+    check_word(format!("{at}.dnsPolicy"), spec.dns_policy.as_deref(), &policies, faults);
     let preemption = ["Never", "PreemptLowerPriority"];
     check_word(format!("{at}.preemptionPolicy"), spec.preemption_policy.as_deref(), &preemption, faults);
 }

@@ -340,7 +340,7 @@ fn a_consumer() {
     bare["spec"] = json!({"type": "DNS", "incarnation": "1"});
     assert_eq!(
         taken(bare)["spec"],
-        json!({"type": "DNS", "incarnation": "1", "ackClass": "Asserted", "settleMilliseconds": 0, "leaseDurationSeconds": 40})
+        json!({"type": "DNS", "incarnation": "1", "ackClass": "Asserted", "settleMilliseconds": 0, "settleScope": "All", "leaseDurationSeconds": 40})
     );
 }
 

@@ -156,6 +156,35 @@ fn resources() {
 }
 
 #[test]
+fn resolvers_of_pods() {
+    let with = |policy: &str, config: Value| {
+        let mut pod = my_pod();
+        pod["spec"]["dnsPolicy"] = json!(policy);
+        pod["spec"]["dnsConfig"] = config;
+        faults(&taken(pod), None)
+    };
+    let many = json!({"nameservers": ["1.1.1.1", "::1", "1.1.1", "4.4.4.4"], "searches": ["ok.example.", "Bad_One"],
+        "options": [{"value": "1"}, {"name": "ndots", "value": "2"}]});
+    let long = json!({"nameservers": ["1.1.1.1"], "searches": vec!["a".repeat(62); 33]});
+    let all = [with("None", Value::Null), with("None", json!({})), with("ClusterFirst", many)];
+    insta::assert_snapshot!(all.join("\n"), @r##"
+    spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None
+    spec.dnsConfig.nameservers: Required value: must provide at least one DNS nameserver when `dnsPolicy` is None
+    spec.dnsConfig.nameservers: Invalid value: ["1.1.1.1","::1","1.1.1","4.4.4.4"]: must not have more than 3 nameservers
+    spec.dnsConfig.nameservers[2]: Invalid value: "1.1.1": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)
+    spec.dnsConfig.searches[1]: Invalid value: "Bad_One": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
+    spec.dnsConfig.options[0]: Required value: must not be empty
+    "##);
+    let long = with("Default", long);
+    assert!(long.contains("must not have more than 32 search paths"), "{long}");
+    assert!(
+        long.contains("must not have more than 2048 characters (including spaces) in the search list"),
+        "{long}"
+    );
+    assert_eq!(with("None", json!({"nameservers": ["10.0.0.10"]})), "");
+}
+
+#[test]
 fn specs() {
     let mut volumes = my_pod();
     volumes["spec"]["volumes"] = json!([
@@ -338,12 +367,13 @@ fn budgets_endpoints_and_configuration() {
 
 #[test]
 fn consumers() {
-    let spec = json!({"ackClass": "Sworn", "settleMilliseconds": 600_001, "leaseDurationSeconds": 0});
+    let spec = json!({"ackClass": "Sworn", "settleMilliseconds": 600_001, "settleScope": "Some", "leaseDurationSeconds": 0});
     insta::assert_snapshot!(faults(&taken(with(consumer(), "/spec", spec)), None), @r##"
     spec.type: Required value
     spec.incarnation: Required value
     spec.ackClass: Unsupported value: "Sworn": supported values: "Asserted", "Proven", "TimeBounded"
     spec.settleMilliseconds: Invalid value: 600001: must be between 0 and 600000, inclusive
+    spec.settleScope: Unsupported value: "Some": supported values: "All", "Headless"
     spec.leaseDurationSeconds: Invalid value: 0: must be between 1 and 3600, inclusive
     "##);
 }
