@@ -149,6 +149,12 @@ impl Cluster {
         }
     }
 
+    /// The link of controllers and scheduler to the API.
+    #[must_use]
+    pub fn control_link(&self) -> Option<&Arc<Link>> {
+        self.engine.as_ref().map(|engine| &engine.link)
+    }
+
     /// Starts a node's kubelet.
     pub fn start_kubelet(&mut self, at: usize) {
         let Some(node) = self.nodes.get_mut(at) else { return };

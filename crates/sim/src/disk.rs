@@ -14,7 +14,9 @@ use hitless_store::{
 use crate::world::{Fact, World};
 
 /// Kinds that checkers look at.
-const WATCHED: [(&str, &str); 3] = [
+const WATCHED: [(&str, &str); 5] = [
+    ("/registry/apps/replicasets/", "replicasets"),
+    ("/registry/apps/deployments/", "deployments"),
     ("/registry/core/pods/", "pods"),
     ("/registry/core/services/", "services"),
     ("/registry/discovery.k8s.io/endpointslices/", "endpointslices"),

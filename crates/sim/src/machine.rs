@@ -43,6 +43,12 @@ pub fn follow_tokio() {
     CLOCKS.set(Clocks::Virtual(now));
 }
 
+/// From now on this thread's random numbers and clocks are the machine's own again. To be called before the runtime has gone.
+pub fn end() {
+    NUMBERS.set(None);
+    CLOCKS.set(Clocks::Real);
+}
+
 /// Time since [`follow_tokio`].
 #[must_use]
 pub fn elapsed() -> Duration {

@@ -128,7 +128,7 @@ fn name(sabotage: Sabotage) -> String {
 fn command(seed: u64, sabotage: Option<Sabotage>) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["run", &seed.to_string(), "--quiet"]).stdout(Stdio::piped()).stderr(Stdio::inherit());
-    // Memory that is given back and asked for again takes a quarter of a run's time.
+    // Memory that is given back and asked for again takes a part of a run's time.
     command.env("MALLOC_ARENA_MAX", "1").env("MALLOC_TOP_PAD_", "67108864");
     if let Some(sabotage) = sabotage {
         command.args(["--sabotage", &name(sabotage)]);

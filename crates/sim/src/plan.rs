@@ -20,6 +20,8 @@ pub enum Act {
     Scale(u32),
     /// A process ends by itself.
     Crash(u64),
+    /// Cordons a node, evicts its Pods, and lets it take Pods again.
+    Drain(usize),
 }
 
 /// Something that goes wrong for a time.
@@ -38,6 +40,13 @@ pub enum Fault {
         node: usize,
         /// How many of 100.
         percent: u64,
+    },
+    /// A node's service proxy takes each change so much later: the product's own fault for tests.
+    LaggingProxy {
+        /// The node.
+        node: usize,
+        /// How much later, in milliseconds.
+        ms: u64,
     },
     /// A node's service proxy is killed, and started again at the end.
     DeadProxy(usize),
@@ -59,6 +68,8 @@ pub enum Fault {
         /// How many of 1,000.
         permille: u64,
     },
+    /// Answers to controllers and scheduler are lost after the API server has acted: how many of 1,000.
+    LostControl(u64),
     /// The engine is killed, and started again at the end.
     DeadEngine,
     /// Each flush of the store takes up to so much longer.
@@ -77,6 +88,10 @@ pub enum Fault {
 pub struct Plan {
     /// Nodes.
     pub nodes: u8,
+    /// When the last of them joins, if that is later than the others.
+    pub late_node: Option<u64>,
+    /// Services that select the Pods.
+    pub services: usize,
     /// Replicas at the beginning.
     pub replicas: u32,
     /// `maxSurge` and `maxUnavailable`.
@@ -105,6 +120,8 @@ impl Plan {
         let unavailable = if surge == 0 { 1 } else { chance.random_range(0..=1) };
         let mut plan = Self {
             nodes,
+            late_node: (nodes > 1 && chance.random_bool(0.2)).then(|| chance.random_range(0..=1500)),
+            services: if chance.random_bool(0.2) { 2 } else { 1 },
             replicas: chance.random_range(1..=3),
             rolling: (surge, unavailable),
             boot_ms: chance.random_range(0..=400),
@@ -116,15 +133,15 @@ impl Plan {
         };
         let mut at = chance.random_range(0..=500);
         for _ in 0..chance.random_range(1..=2) {
-            plan.acts.push((at, act(&mut chance)));
+            plan.acts.push((at, act(&mut chance, usize::from(nodes))));
             at += *[0, 5, 50, 300, 1500, 4000].choose(&mut chance).unwrap_or(&0);
         }
         // A third of all runs is without any fault: there nothing excuses anything.
         let faults = [0, 0, 1, 1, 2, 3].choose(&mut chance).copied().unwrap_or(0);
         for _ in 0..faults {
             let from = chance.random_range(0..=at);
-            let long = *[20, 300, 2000, 6000].choose(&mut chance).unwrap_or(&20);
-            let to = from + chance.random_range(1..=long);
+            let long = *[20, 300, 2000, 2000, 6000, 6000, 20_000, 75_000].choose(&mut chance).unwrap_or(&20);
+            let to = from + chance.random_range(long / 4..=long);
             let fault = fault(&mut chance, usize::from(nodes));
             let same = |(_, _, other): &(u64, u64, Fault)| place(other) == place(&fault);
             if !plan.faults.iter().any(same) {
@@ -139,6 +156,8 @@ impl Plan {
 fn place(fault: &Fault) -> (usize, usize) {
     match fault {
         Fault::SlowKernel { node, .. } | Fault::RefusingKernel { node, .. } => (1, *node),
+        Fault::LaggingProxy { node, .. } => (6, *node),
+        Fault::LostControl(_) => (3, 0),
         Fault::DeadProxy(node)
         | Fault::DeadKubelet(node)
         | Fault::CutNode(node)
@@ -150,21 +169,24 @@ fn place(fault: &Fault) -> (usize, usize) {
     }
 }
 
-fn act(chance: &mut SmallRng) -> Act {
-    match chance.random_range(0..10) {
-        0..4 => Act::Rollout,
-        4..7 => {
+fn act(chance: &mut SmallRng, nodes: usize) -> Act {
+    match chance.random_range(0..11) {
+        0..=3 => Act::Rollout,
+        4..=6 => {
             let grace_s = *[None, None, None, Some(0), Some(3)].choose(chance).unwrap_or(&None);
             Act::Delete { which: chance.random(), grace_s }
         }
-        7..9 => Act::Scale(chance.random_range(0..=4)),
-        _ => Act::Crash(chance.random()),
+        7..=8 => Act::Scale(chance.random_range(0..=4)),
+        9 => Act::Crash(chance.random()),
+        _ => Act::Drain(chance.random_range(0..nodes)),
     }
 }
 
 fn fault(chance: &mut SmallRng, nodes: usize) -> Fault {
     let node = chance.random_range(0..nodes);
-    match chance.random_range(0..10) {
+    match chance.random_range(0..12) {
+        10 => Fault::LaggingProxy { node, ms: chance.random_range(5..=3000) },
+        11 => Fault::LostControl(chance.random_range(50..=400)),
         0 => Fault::SlowKernel { node, ms: chance.random_range(5..=3000) },
         1 => Fault::RefusingKernel { node, percent: chance.random_range(20..=100) },
         2 => Fault::DeadProxy(node),

@@ -2,14 +2,16 @@
 
 use std::{fmt, sync::Arc, sync::atomic::Ordering, time::Duration};
 
+use hitless_dataplane::proxy;
 use hitless_store::Store;
+use hitless_types::EndpointConsumer;
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{Pod, Service},
+    core::v1::{Node, Pod, Service},
 };
 use kube::{
-    Api,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    Api, Client,
+    api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -95,7 +97,9 @@ fn simulate(seed: u64, sabotage: Option<Sabotage>) -> anyhow::Result<Outcome> {
         }
         run.whole(&mut cluster).await?;
         let took = machine::elapsed();
-        Ok(Outcome { plan, record: world.close(), took, cpu: machine::cpu_time() })
+        let outcome = Outcome { plan, record: world.close(), took, cpu: machine::cpu_time() };
+        machine::end();
+        Ok(outcome)
     })
 }
 
@@ -114,6 +118,7 @@ enum Event {
     Act(Act),
     Begin(Fault),
     End(Fault),
+    Join,
 }
 
 struct Run {
@@ -125,11 +130,12 @@ struct Run {
 impl Run {
     async fn whole(&mut self, cluster: &mut Cluster) -> anyhow::Result<()> {
         cluster.start_engine().await?;
-        for at in 0..cluster.nodes.len() {
+        let late = usize::from(self.plan.late_node.is_some());
+        for at in 0..cluster.nodes.len().saturating_sub(late) {
             cluster.start_kubelet(at);
             cluster.start_proxy(at);
         }
-        self.world.tell(&Fact::Act("create".to_owned()));
+        self.world.tell(&Fact::Act { what: "create".to_owned(), costs: 0 });
         create(cluster, &self.plan).await;
         self.rests(cluster, "the workload").await;
         self.timeline(cluster).await?;
@@ -140,7 +146,7 @@ impl Run {
         }
         self.rests(cluster, "what was asked for").await;
         self.world.end();
-        self.world.tell(&Fact::Act("delete the workload".to_owned()));
+        self.world.tell(&Fact::Act { what: "end".to_owned(), costs: 0 });
         let deployments: Api<Deployment> = Api::default_namespaced(cluster.admin.clone());
         let params = DeleteParams::default();
         let _answer = insist(|| deployments.delete("web", &params)).await;
@@ -155,7 +161,11 @@ impl Run {
     async fn timeline(&mut self, cluster: &mut Cluster) -> anyhow::Result<()> {
         let mut events: Vec<(u64, Event)> = Vec::new();
         events.extend(self.plan.acts.iter().map(|(at, act)| (*at, Event::Act(act.clone()))));
+        // A fault of a node begins when the node is there.
+        events.extend(self.plan.late_node.map(|at| (at, Event::Join)));
+        let joined = self.plan.late_node.unwrap_or(0);
         for (from, to, fault) in &self.plan.faults {
+            let (from, to) = (&(from + joined), &(to + joined));
             events.push((*from, Event::Begin(fault.clone())));
             events.push((*to, Event::End(fault.clone())));
         }
@@ -165,6 +175,11 @@ impl Run {
             tokio::time::sleep_until(start + Duration::from_millis(at)).await;
             match event {
                 Event::Act(act) => self.act(cluster, act),
+                Event::Join => {
+                    let last = cluster.nodes.len().saturating_sub(1);
+                    cluster.start_kubelet(last);
+                    cluster.start_proxy(last);
+                }
                 Event::Begin(fault) => {
                     self.world.tell(&Fact::Fault { what: format!("{fault:?}"), begins: true });
                     begin(cluster, &fault).await;
@@ -180,7 +195,12 @@ impl Run {
 
     /// The user does not wait for what he did before.
     fn act(&mut self, cluster: &Cluster, act: Act) {
-        self.world.tell(&Fact::Act(format!("{act:?}")));
+        let costs = match act {
+            Act::Delete { .. } | Act::Crash(_) => 1,
+            Act::Drain(_) => 10,
+            Act::Rollout | Act::Scale(_) => 0,
+        };
+        self.world.tell(&Fact::Act { what: format!("{act:?}"), costs });
         let client = cluster.admin.clone();
         let patch = match act {
             Act::Crash(which) => {
@@ -192,6 +212,12 @@ impl Run {
             }
             Act::Delete { which, grace_s } => {
                 self.acts.spawn(delete_one(Api::default_namespaced(client), which, grace_s));
+                return;
+            }
+            Act::Drain(node) => {
+                if let Some(node) = cluster.nodes.get(node) {
+                    self.acts.spawn(drain(client, node.name.clone()));
+                }
                 return;
             }
             Act::Rollout => {
@@ -263,17 +289,19 @@ async fn create(cluster: &Cluster, plan: &Plan) {
             },
         },
     });
-    let service = json!({
-        "metadata": {"name": "web"},
-        "spec": {"selector": labels, "ports": [{"port": 80, "targetPort": 8080}]},
-    });
+    let service = |number: usize| {
+        json!({
+            "metadata": {"name": format!("web-{number}")},
+            "spec": {"selector": labels, "ports": [{"port": 80, "targetPort": 8080}]},
+        })
+    };
     let services: Api<Service> = Api::default_namespaced(cluster.admin.clone());
     let deployments: Api<Deployment> = Api::default_namespaced(cluster.admin.clone());
-    if let (Ok(service), Ok(deployment)) =
-        (serde_json::from_value(service), serde_json::from_value(deployment))
-    {
-        let params = PostParams::default();
+    let params = PostParams::default();
+    for service in (1..=plan.services).filter_map(|n| serde_json::from_value(service(n)).ok()) {
         let _made = insist(|| services.create(&params, &service)).await;
+    }
+    if let Ok(deployment) = serde_json::from_value(deployment) {
         let _made = insist(|| deployments.create(&params, &deployment)).await;
     }
 }
@@ -289,6 +317,36 @@ async fn delete_one(pods: Api<Pod>, which: u64, grace_s: Option<u32>) {
     let _answer = insist(|| pods.delete(name, &params)).await;
 }
 
+/// As `kubectl drain` and `kubectl uncordon` do.
+async fn drain(client: Client, node: String) {
+    let (nodes, pods): (Api<Node>, Api<Pod>) = (Api::all(client.clone()), Api::default_namespaced(client));
+    let params = PatchParams::default();
+    let cordon = |on: bool| Patch::Merge(json!({"spec": {"unschedulable": on}}));
+    let (on, off) = (cordon(true), cordon(false));
+    let _answer = insist(|| nodes.patch(&node, &params, &on)).await;
+    let here = ListParams::default().fields(&format!("spec.nodeName={node}"));
+    let evict = EvictParams::default();
+    if let Some(list) = insist(|| pods.list(&here)).await {
+        for name in list.items.into_iter().filter_map(|pod| pod.metadata.name) {
+            let _answer = insist(|| pods.evict(&name, &evict)).await;
+        }
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let _answer = insist(|| nodes.patch(&node, &params, &off)).await;
+}
+
+/// Makes a node's service proxy lag, or (with none) be as quick as it can.
+async fn lag(cluster: &Cluster, node: usize, ms: Option<u64>) {
+    let Some(node) = cluster.nodes.get(node) else { return };
+    let consumers: Api<EndpointConsumer> = Api::all(cluster.admin.clone());
+    let lag = ms.map(|ms| format!("{ms}ms"));
+    let patch = Patch::Merge(json!({"metadata": {"annotations": {"hitless.dev/fault-lag": lag}}}));
+    let (name, params) = (proxy::consumer_name(&node.name), PatchParams::default());
+    let patching = insist(|| consumers.patch(&name, &params, &patch));
+    // A user does not wait for ever either: the API may be down for as long as this fault lasts.
+    let _answer = tokio::time::timeout(Duration::from_millis(500), patching).await;
+}
+
 async fn begin(cluster: &mut Cluster, fault: &Fault) {
     let kernel = |cluster: &Cluster, at: usize, fault: kernel::Fault| {
         if let Some(node) = cluster.nodes.get(at) {
@@ -301,6 +359,12 @@ async fn begin(cluster: &mut Cluster, fault: &Fault) {
         }
         Fault::RefusingKernel { node, percent } => {
             kernel(cluster, node, kernel::Fault { refused_percent: percent, ..kernel::Fault::default() });
+        }
+        Fault::LaggingProxy { node, ms } => lag(cluster, node, Some(ms)).await,
+        Fault::LostControl(permille) => {
+            if let Some(link) = cluster.control_link() {
+                link.lost_permille.store(permille, Ordering::Relaxed);
+            }
         }
         Fault::DeadProxy(node) => cluster.kill_proxy(node),
         Fault::DeadKubelet(node) => cluster.kill_kubelet(node),
@@ -326,6 +390,12 @@ async fn end(cluster: &mut Cluster, fault: &Fault) -> anyhow::Result<()> {
         Fault::SlowKernel { node, .. } | Fault::RefusingKernel { node, .. } => {
             if let Some(node) = cluster.nodes.get(node) {
                 node.kernel.set_fault(kernel::Fault::default());
+            }
+        }
+        Fault::LaggingProxy { node, .. } => lag(cluster, node, None).await,
+        Fault::LostControl(_) => {
+            if let Some(link) = cluster.control_link() {
+                link.lost_permille.store(0, Ordering::Relaxed);
             }
         }
         Fault::DeadProxy(node) => cluster.start_proxy(node),

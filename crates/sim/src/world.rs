@@ -80,7 +80,12 @@ pub enum Fact {
         begins: bool,
     },
     /// What the cluster's user does.
-    Act(String),
+    Act {
+        /// In words.
+        what: String,
+        /// How many Pods he takes away by that, at most.
+        costs: u64,
+    },
     /// A write that the API answered, or (code 0) that got no answer. Checkers do not look at it.
     Called {
         /// The client.
@@ -132,7 +137,7 @@ impl fmt::Display for Fact {
             Self::Fault { what, begins } => {
                 write!(f, "fault    {what} {}", if *begins { "begins" } else { "ends" })
             }
-            Self::Act(what) => write!(f, "act      {what}"),
+            Self::Act { what, .. } => write!(f, "act      {what}"),
             Self::Called { client, what, code } => write!(f, "call     {client} {what} {code}"),
         }
     }

@@ -110,7 +110,7 @@ impl Keeper {
             *before != observed || now.duration_since(*at).unsigned_abs() >= UNCHANGED
         });
         let ready = observed.not_ready.is_none();
-        if due {
+        if due || self.is_overruled().await? {
             self.write_status(observed, now).await?;
         }
         // A round that comes early (the runtime is starting) is no heartbeat of its own.
@@ -165,6 +165,20 @@ impl Keeper {
         self.conditions = node.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
         self.node = Some(node);
         Ok(())
+    }
+
+    /// Whether the API says otherwise than this kubelet did: the node was silent for too long, or its object was deleted. Asked each
+    /// round, as Kubernetes' kubelet does, because a node that is back must not stay Unknown until its status changes by itself.
+    async fn is_overruled(&mut self) -> Result<bool, kube::Error> {
+        let shown = bounded(self.nodes.get_opt(&self.ctx.options.node_name)).await?;
+        let conditions = shown.and_then(|node| node.status).and_then(|status| status.conditions);
+        let conditions = conditions.unwrap_or_default();
+        if object::ready_status(&conditions) == object::ready_status(&self.conditions) {
+            return Ok(false);
+        }
+        // What it shows is what the next status turns from.
+        self.conditions = conditions;
+        Ok(true)
     }
 
     async fn write_status(&mut self, observed: Observed, now: Timestamp) -> Result<(), kube::Error> {

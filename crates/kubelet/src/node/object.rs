@@ -116,6 +116,11 @@ pub fn status(
     }
 }
 
+/// What the conditions say of the node's readiness; `None`: nothing.
+pub fn ready_status(conditions: &[NodeCondition]) -> Option<&str> {
+    conditions.iter().find(|c| c.type_ == "Ready").map(|c| c.status.as_str())
+}
+
 fn conditions(observed: &Observed, before: &[NodeCondition], now: Timestamp) -> Vec<NodeCondition> {
     let p = observed.pressure;
     let pressure = |short: bool, yes: (&'static str, &'static str), no: (&'static str, &'static str)| {

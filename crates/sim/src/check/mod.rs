@@ -5,12 +5,16 @@
 
 mod ends;
 mod reach;
+mod service;
 mod view;
 mod watermark;
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
-use self::{ends::Ends, reach::Reach, view::View, watermark::Watermarks};
+use self::{ends::Ends, reach::Reach, service::Service, view::View, watermark::Watermarks};
 use crate::world::Fact;
 
 /// All rules, and what broke them.
@@ -21,6 +25,7 @@ pub struct Checkers {
     view: View,
     reach: Reach,
     ends: Ends,
+    service: Service,
     watermarks: Watermarks,
 }
 
@@ -31,6 +36,7 @@ impl Checkers {
         let before = self.view.take(now, fact);
         self.reach.see(&self.view, now, fact, before.as_deref(), &mut self.violations);
         self.ends.see(&self.view, now, fact, &mut self.violations);
+        self.service.see(&self.view, now, fact, &mut self.violations);
     }
 
     /// What must be true at the end, when all faults are mended and everything has come to rest.

@@ -1,26 +1,32 @@
 //! The heart: nobody routes to a process that was told to stop.
 //!
 //! Rules 1 and 3 of the closed loop. At every moment, for every kernel and every endpoint that it routes to: the process there has
-//! not got its stop signal, unless the Pod's budget is spent, its deletion is forced, or the kernel's service proxy is
-//! dead for longer than its lease. Where a Service has no other endpoint, kernels go on routing to the one that ends (KEP-1669):
+//! not got its stop signal, unless the Pod's budget is spent, its deletion is forced, or the API has heard
+//! nothing of the kernel's service proxy for longer than its lease (when the Pod is said to be withdrawn; who comes back after that is late). Where a Service has no other endpoint, kernels go on routing to the one that ends (KEP-1669):
 //! that is no fault of the loop, and counted in no verdict.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::view::{ProcessView, View};
 use crate::world::{Fact, Routes, Step};
 
 /// The withdrawal budget of a Pod that does not say another.
 const BUDGET: Duration = Duration::from_secs(30);
-/// The lease of a service proxy.
-const LEASE: Duration = Duration::from_secs(40);
+
+/// How long after the last kernel has let go the stop signal may come: "a slow consumer costs its lag and at most 250 ms more".
+const SIGNAL: Duration = Duration::from_millis(250);
+/// Faults whose cost is the wait for a kernel to let go, and nothing else.
+const PATIENT: [&str; 3] = ["SlowKernel", "LaggingProxy", "RefusingKernel"];
 
 #[derive(Default)]
-pub(super) struct Reach;
+pub(super) struct Reach {
+    /// When a kernel last let go of an address.
+    left_at: BTreeMap<String, Duration>,
+}
 
 impl Reach {
     pub(super) fn see(
-        &self,
+        &mut self,
         view: &View,
         now: Duration,
         fact: &Fact,
@@ -33,8 +39,13 @@ impl Reach {
                 for node in view.kernels.keys() {
                     violations.extend(routed(view, now, node, process, "got its stop signal while"));
                 }
+                violations.extend(self.late(view, now, process));
             }
             Fact::Routes { node, routes } => {
+                let old = before.into_iter().flat_map(|b| b.values().flatten());
+                for pod in old.filter(|pod| !routes.values().any(|pods| pods.contains(*pod))) {
+                    self.left_at.insert(pod.split(':').next().unwrap_or_default().to_owned(), now);
+                }
                 let known = |to: &str, pod: &str| {
                     before.and_then(|b| b.get(to)).is_some_and(|pods| pods.contains(pod))
                 };
@@ -48,6 +59,19 @@ impl Reach {
             }
             _ => {}
         }
+    }
+
+    /// Whether the signal came later than it had to.
+    fn late(&self, view: &View, now: Duration, process: &ProcessView) -> Option<String> {
+        let pod = view.pods.get(&process.uid)?;
+        let ready = pod.deleted_at?.max(*self.left_at.get(&process.ip)?);
+        let counts = |what: &str| !PATIENT.iter().any(|patient| what.starts_with(patient));
+        let late = now.saturating_sub(ready).saturating_sub(view.allowance_for(ready, now, counts));
+        let words = || {
+            let (key, ms) = (&pod.key, late.as_millis());
+            format!("{key} got its stop signal {ms} ms after nobody routed to it any more")
+        };
+        (late > SIGNAL).then(words)
     }
 
     /// At rest, every kernel routes what the disk says, and all that it routes to takes connections.
@@ -75,7 +99,10 @@ impl Reach {
 fn routed(view: &View, now: Duration, node: &str, process: &ProcessView, how: &str) -> Option<String> {
     let kernel = view.kernels.get(node)?;
     let here = |pod: &String| pod.split(':').next() == Some(process.ip.as_str());
-    let (to, pods) = kernel.routes.iter().find(|(_, pods)| pods.iter().any(here))?;
+    // Of several Services the one to which there is another endpoint says most.
+    let mut named = kernel.routes.iter().filter(|(_, pods)| pods.iter().any(here)).peekable();
+    let first = named.peek().copied()?;
+    let (to, pods) = named.find(|(_, pods)| !all_end(view, *pods)).unwrap_or(first);
     let named = || format!("the process at {} {how} {node} routed {to} to it", process.ip);
     let Some(pod) = view.pods.get(&process.uid) else {
         return Some(format!("{}, and no such Pod was ever stored", named()));
@@ -84,7 +111,8 @@ fn routed(view: &View, now: Duration, node: &str, process: &ProcessView, how: &s
         return Some(format!("{}, and nobody had asked for the end of {}", named(), pod.key));
     };
     let waited = now.saturating_sub(deleted_at);
-    let lease_is_over = kernel.dead_since.is_some_and(|since| now.saturating_sub(since) >= LEASE);
+    let left_out = pod.left_out.as_ref().is_some_and(|nodes| nodes.contains(node));
+    let lease_is_over = left_out || kernel.is_silent(now);
     if pod.forced || waited >= BUDGET || lease_is_over || all_end(view, pods) {
         return None;
     }

@@ -26,6 +26,8 @@ pub struct PodView {
     pub grace: Duration,
     /// When its object was removed.
     pub gone_at: Option<Duration>,
+    /// Nodes whose service proxies had been silent for their lease when it was said to be withdrawn; `None`: it was not yet.
+    pub left_out: Option<BTreeSet<String>>,
 }
 
 /// A process.
@@ -39,6 +41,32 @@ pub struct ProcessView {
     pub step: Step,
     /// It got a stop signal, or was killed.
     pub told: bool,
+}
+
+impl ProcessView {
+    /// Whether whoever connects to it is served.
+    pub fn takes_connections(&self) -> bool {
+        self.step == Step::Accepts
+    }
+}
+
+/// What the Deployment promises, over all that was ever asked for.
+#[derive(Clone, Debug)]
+pub struct Promise {
+    /// The fewest replicas that were asked for.
+    pub replicas_min: u64,
+    /// The most.
+    pub replicas_max: u64,
+    /// `maxSurge`.
+    pub surge: u64,
+    /// `maxUnavailable`.
+    pub unavailable: u64,
+}
+
+impl Default for Promise {
+    fn default() -> Self {
+        Self { replicas_min: u64::MAX, replicas_max: 0, surge: 0, unavailable: 0 }
+    }
 }
 
 /// An endpoint of a slice.
@@ -74,6 +102,22 @@ pub struct KernelView {
     pub routes: Arc<Routes>,
     /// Since when its service proxy does not run.
     pub dead_since: Option<Duration>,
+    /// It has routed something.
+    pub serves: bool,
+    /// When the API last took a word of its service proxy.
+    pub heard_at: Duration,
+}
+
+/// The lease of a service proxy.
+const LEASE: Duration = Duration::from_secs(40);
+/// How much earlier than its sender's answer the API may have taken a word.
+const SLACK: Duration = Duration::from_millis(10);
+
+impl KernelView {
+    /// Whether nothing was heard of its service proxy for as long as its lease.
+    pub fn is_silent(&self, now: Duration) -> bool {
+        now.saturating_sub(self.heard_at) >= LEASE.saturating_sub(SLACK)
+    }
 }
 
 /// All of it.
@@ -93,10 +137,16 @@ pub struct View {
     pub kernels: BTreeMap<String, KernelView>,
     /// What routes should be at each revision at which they changed.
     pub wanted: Vec<(u64, Routes)>,
+    /// What the Deployment promises.
+    pub promise: Promise,
+    /// Replicas that each ReplicaSet is to have.
+    pub replicasets: BTreeMap<String, u64>,
+    /// Answers to controllers may have been lost: what they did twice is no fault of theirs.
+    pub has_lost_answers: bool,
     /// Faults that are in force, with their beginning.
     faults: BTreeMap<String, Duration>,
     /// Faults that are over.
-    past: Vec<(Duration, Duration)>,
+    past: Vec<(String, Duration, Duration)>,
 }
 
 impl View {
@@ -106,6 +156,7 @@ impl View {
             Fact::Stored { revision, key, object } => self.stored(now, *revision, key, object.as_deref()),
             Fact::Routes { node, routes } => {
                 let kernel = self.kernels.entry(node.clone()).or_default();
+                kernel.serves |= !routes.is_empty();
                 return Some(std::mem::replace(&mut kernel.routes, routes.clone()));
             }
             Fact::Process { uid, ip, container, step, .. } => self.process(uid, ip, container, *step),
@@ -114,22 +165,36 @@ impl View {
                 kernel.dead_since = (!runs).then_some(now);
             }
             Fact::Fault { what, begins: true } => {
+                self.has_lost_answers |= what.starts_with("LostControl");
                 self.faults.insert(what.clone(), now);
             }
             Fact::Fault { what, begins: false } => {
                 if let Some(since) = self.faults.remove(what) {
-                    self.past.push((since, now));
+                    self.past.push((what.clone(), since, now));
                 }
             }
-            Fact::Said { .. } | Fact::Act(_) | Fact::Called { .. } => {}
+            Fact::Called { client, code: 200, what } if what.ends_with("/status") => {
+                let kernel = client.strip_prefix("proxy-").map(|number| format!("node-{number}"));
+                if let Some(kernel) = kernel.and_then(|node| self.kernels.get_mut(&node)) {
+                    kernel.heard_at = now;
+                }
+            }
+            Fact::Said { .. } | Fact::Act { .. } | Fact::Called { .. } => {}
         }
         None
     }
 
     /// How much longer than usual something may take that began at `since`: as long as faults were in force, and their recovery.
     pub fn allowance(&self, since: Duration, now: Duration) -> Duration {
-        let over = self.past.iter().map(|(from, to)| (*from, (*to + RECOVERY).min(now)));
-        let mut windows: Vec<_> = over.chain(self.faults.values().map(|from| (*from, now))).collect();
+        self.allowance_for(since, now, |_| true)
+    }
+
+    /// As [`Self::allowance`], for the faults that count.
+    pub fn allowance_for(&self, since: Duration, now: Duration, counts: impl Fn(&str) -> bool) -> Duration {
+        let over = self.past.iter().filter(|(what, _, _)| counts(what));
+        let over = over.map(|(_, from, to)| (*from, (*to + RECOVERY).min(now)));
+        let open = self.faults.iter().filter(|(what, _)| counts(what)).map(|(_, from)| (*from, now));
+        let mut windows: Vec<_> = over.chain(open).collect();
         windows.sort_unstable();
         let (mut total, mut reached) = (Duration::ZERO, since);
         for (from, to) in windows {
@@ -138,6 +203,13 @@ impl View {
             reached = reached.max(to);
         }
         total
+    }
+
+    /// How long the longest fault has lasted.
+    pub fn longest_fault(&self, now: Duration) -> Duration {
+        let over = self.past.iter().map(|(_, from, to)| to.saturating_sub(*from));
+        let open = self.faults.values().map(|from| now.saturating_sub(*from));
+        over.chain(open).max().unwrap_or_default()
     }
 
     /// The process that lives at an address.
@@ -163,6 +235,13 @@ impl View {
         let Some((kind, name)) = key.split_once('/') else { return };
         match kind {
             "pods" => self.pod(now, name, object),
+            "deployments" => self.deployment(object),
+            "replicasets" => {
+                match object.and_then(|object| object["spec"]["replicas"].as_u64()) {
+                    Some(replicas) => self.replicasets.insert(name.to_owned(), replicas),
+                    None => self.replicasets.remove(name),
+                };
+            }
             "services" => {
                 match object.and_then(address) {
                     Some(address) => self.services.insert(name.to_owned(), address),
@@ -179,6 +258,16 @@ impl View {
             }
             _ => {}
         }
+    }
+
+    fn deployment(&mut self, object: Option<&Value>) {
+        let Some(spec) = object.map(|object| &object["spec"]) else { return };
+        let replicas = spec["replicas"].as_u64().unwrap_or_default();
+        self.promise.replicas_min = self.promise.replicas_min.min(replicas);
+        self.promise.replicas_max = self.promise.replicas_max.max(replicas);
+        let rolling = &spec["strategy"]["rollingUpdate"];
+        self.promise.surge = rolling["maxSurge"].as_u64().unwrap_or_default();
+        self.promise.unavailable = rolling["maxUnavailable"].as_u64().unwrap_or_default();
     }
 
     fn pod(&mut self, now: Duration, key: &str, object: Option<&Value>) {
@@ -198,7 +287,14 @@ impl View {
             forced: false,
             grace: Duration::ZERO,
             gone_at: None,
+            left_out: None,
         });
+        let conditions = object["status"]["conditions"].as_array();
+        let is_withdrawn = |c: &Value| c["type"] == "hitless.dev/Withdrawn" && c["status"] == "True";
+        if conditions.into_iter().flatten().any(is_withdrawn) {
+            let silent = self.kernels.iter().filter(|(_, k)| k.is_silent(now));
+            pod.left_out.get_or_insert_with(|| silent.map(|(node, _)| node.clone()).collect());
+        }
         if !object["metadata"]["deletionTimestamp"].is_null() {
             pod.deleted_at.get_or_insert(now);
             let grace_s = object["metadata"]["deletionGracePeriodSeconds"].as_u64().unwrap_or_default();
