@@ -153,7 +153,11 @@ pub fn decide(seen: &Seen<'_>, now: Timestamp) -> Plan {
         } else if rolling::is_scaling(seen) {
             plan.scale = rolling::proportional(seen);
             plan.annotate = rolling::resized(seen, &plan);
-            revise(seen, &mut plan);
+            // A new template's ReplicaSet is made when the present ones have their new sizes, as in Kubernetes: made now, it would
+            // fill the room that they grow into.
+            if seen.new_replicaset().is_some() {
+                revise(seen, &mut plan);
+            }
         } else {
             revise(seen, &mut plan);
             if plan.create.is_none() {

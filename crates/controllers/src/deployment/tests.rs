@@ -169,6 +169,23 @@ fn recreate_has_no_new_pod_beside_an_old_one() {
 }
 
 #[test]
+fn a_new_size_and_a_new_template_at_once_stay_within_the_surge() {
+    let mut world = World::new(deployment(3, "1", "0", "app:1"));
+    world.settle();
+    world.deployment.spec.as_mut().unwrap().replicas = Some(4);
+    world.set_image("app:2");
+    for _ in 0..20 {
+        world.step();
+        let asked: i32 = world.sizes().iter().map(|(wanted, _)| wanted).sum();
+        assert!(asked <= 5, "{:?}", world.sizes());
+        world.pods_follow(1);
+    }
+    world.settle();
+    assert_eq!(world.replicasets.len(), 2, "the new template has its ReplicaSet");
+    assert_eq!(world.replicasets.iter().map(wants).sum::<i32>(), 4);
+}
+
+#[test]
 fn a_paused_deployment_scales_but_does_not_roll() {
     let mut world = World::new(deployment(2, "1", "0", "a:1"));
     world.settle();

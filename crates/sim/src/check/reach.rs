@@ -13,10 +13,8 @@ use crate::world::{Fact, Routes, Step};
 /// The withdrawal budget of a Pod that does not say another.
 const BUDGET: Duration = Duration::from_secs(30);
 
-/// How long after the last kernel has let go the stop signal may come: "a slow consumer costs its lag and at most 250 ms more".
+/// How long after the last kernel has let go the stop signal may come, while nothing is wrong.
 const SIGNAL: Duration = Duration::from_millis(250);
-/// Faults whose cost is the wait for a kernel to let go, and nothing else.
-const PATIENT: [&str; 3] = ["SlowKernel", "LaggingProxy", "RefusingKernel"];
 
 #[derive(Default)]
 pub(super) struct Reach {
@@ -65,8 +63,7 @@ impl Reach {
     fn late(&self, view: &View, now: Duration, process: &ProcessView) -> Option<String> {
         let pod = view.pods.get(&process.uid)?;
         let ready = pod.deleted_at?.max(*self.left_at.get(&process.ip)?);
-        let counts = |what: &str| !PATIENT.iter().any(|patient| what.starts_with(patient));
-        let late = now.saturating_sub(ready).saturating_sub(view.allowance_for(ready, now, counts));
+        let late = now.saturating_sub(ready).saturating_sub(view.allowance(ready, now));
         let words = || {
             let (key, ms) = (&pod.key, late.as_millis());
             format!("{key} got its stop signal {ms} ms after nobody routed to it any more")

@@ -146,7 +146,7 @@ pub struct View {
     /// Faults that are in force, with their beginning.
     faults: BTreeMap<String, Duration>,
     /// Faults that are over.
-    past: Vec<(String, Duration, Duration)>,
+    past: Vec<(Duration, Duration)>,
 }
 
 impl View {
@@ -170,7 +170,7 @@ impl View {
             }
             Fact::Fault { what, begins: false } => {
                 if let Some(since) = self.faults.remove(what) {
-                    self.past.push((what.clone(), since, now));
+                    self.past.push((since, now));
                 }
             }
             Fact::Called { client, code: 200, what } if what.ends_with("/status") => {
@@ -186,15 +186,8 @@ impl View {
 
     /// How much longer than usual something may take that began at `since`: as long as faults were in force, and their recovery.
     pub fn allowance(&self, since: Duration, now: Duration) -> Duration {
-        self.allowance_for(since, now, |_| true)
-    }
-
-    /// As [`Self::allowance`], for the faults that count.
-    pub fn allowance_for(&self, since: Duration, now: Duration, counts: impl Fn(&str) -> bool) -> Duration {
-        let over = self.past.iter().filter(|(what, _, _)| counts(what));
-        let over = over.map(|(_, from, to)| (*from, (*to + RECOVERY).min(now)));
-        let open = self.faults.iter().filter(|(what, _)| counts(what)).map(|(_, from)| (*from, now));
-        let mut windows: Vec<_> = over.chain(open).collect();
+        let over = self.past.iter().map(|(from, to)| (*from, (*to + RECOVERY).min(now)));
+        let mut windows: Vec<_> = over.chain(self.faults.values().map(|from| (*from, now))).collect();
         windows.sort_unstable();
         let (mut total, mut reached) = (Duration::ZERO, since);
         for (from, to) in windows {
@@ -207,7 +200,7 @@ impl View {
 
     /// How long the longest fault has lasted.
     pub fn longest_fault(&self, now: Duration) -> Duration {
-        let over = self.past.iter().map(|(_, from, to)| to.saturating_sub(*from));
+        let over = self.past.iter().map(|(from, to)| to.saturating_sub(*from));
         let open = self.faults.values().map(|from| now.saturating_sub(*from));
         over.chain(open).max().unwrap_or_default()
     }
