@@ -1,5 +1,5 @@
 //! What the server itself adds to objects or refuses, as Kubernetes' built-in admission does: NamespaceLifecycle,
-//! ServiceAccount, DefaultTolerationSeconds, Priority, DefaultIngressClass, and cluster IPs.
+//! ServiceAccount, DefaultTolerationSeconds, Priority, DefaultIngressClass, cluster IPs and node ports.
 
 mod service_account;
 
@@ -14,7 +14,7 @@ use crate::{
     codec::{child_mut, is_terminating, metadata_child_mut, text},
     core::Core,
     fault::Fault,
-    read,
+    nodeport, read,
 };
 
 /// The namespaces that cannot be deleted.
@@ -154,7 +154,7 @@ async fn default_ingress_class(core: &Core, object: &mut Value) -> Result<(), Fa
 }
 
 /// A cluster IP that was taken for a write. Given back when dropped, unless the write was done.
-pub(crate) struct Reservation<'c> {
+struct Reservation<'c> {
     core: &'c Core,
     ip: String,
     uid: String,
@@ -163,7 +163,7 @@ pub(crate) struct Reservation<'c> {
 
 impl Reservation<'_> {
     /// The write was done.
-    pub(crate) fn keep(mut self) {
+    fn keep(mut self) {
         self.kept = true;
     }
 }
@@ -176,17 +176,53 @@ impl Drop for Reservation<'_> {
     }
 }
 
+/// What was taken for a write of a Service. Given back when dropped, unless the write was done.
+pub(crate) struct Reserved<'c> {
+    ip: Option<Reservation<'c>>,
+    ports: Option<nodeport::Taken<'c>>,
+}
+
+impl Reserved<'_> {
+    /// The write was done.
+    pub(crate) fn keep(self) {
+        if let Some(ip) = self.ip {
+            ip.keep();
+        }
+        if let Some(ports) = self.ports {
+            ports.keep();
+        }
+    }
+}
+
+/// Gives a Service the cluster IP and the node ports that it needs and `old` did not have.
+///
+/// # Errors
+/// 422 when what it names cannot be had; 500 when nothing is left.
+pub(crate) fn reserve<'c>(
+    core: &'c Core,
+    kind: &Kind,
+    old: Option<&Value>,
+    new: &mut Value,
+) -> Result<Option<Reserved<'c>>, Fault> {
+    if !is(kind, "services") {
+        return Ok(None);
+    }
+    let ip = reserve_cluster_ip(core, kind, old, new)?;
+    let ports = nodeport::reserve(core, kind, old, new)?;
+    Ok(Some(Reserved { ip, ports }))
+}
+
 /// Gives a Service its cluster IP, where it needs one and `old` had none.
 ///
 /// # Errors
 /// 422 when the wanted address cannot be had; 500 when none is left.
-pub(crate) fn reserve_cluster_ip<'c>(
+fn reserve_cluster_ip<'c>(
     core: &'c Core,
     kind: &Kind,
     old: Option<&Value>,
     new: &mut Value,
 ) -> Result<Option<Reservation<'c>>, Fault> {
-    if !is(kind, "services") || text(new, "/spec/type") == "ExternalName" {
+    if text(new, "/spec/type") == "ExternalName" {
         return Ok(None);
     }
     let uid = text(new, "/metadata/uid").to_owned();
@@ -220,6 +256,7 @@ pub(crate) fn keep_allocated(kind: &Kind, old: &Value, new: &mut Value) {
     if !is(kind, "services") {
         return;
     }
+    nodeport::keep_or_drop(old, new);
     let external = |object: &Value| text(object, "/spec/type") == "ExternalName";
     if external(new) {
         // A Service that becomes a name gives its address up.
@@ -245,6 +282,7 @@ pub(crate) fn release(core: &Core, kind: &Kind, old: &Value, new: Option<&Value>
     if !is(kind, "services") {
         return;
     }
+    nodeport::release(core, old, new);
     let held = text(old, "/spec/clusterIP");
     if new.is_none_or(|new| text(new, "/spec/clusterIP") != held) {
         core.cluster_ips.give_back(held, text(old, "/metadata/uid"));

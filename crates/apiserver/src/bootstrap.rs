@@ -14,7 +14,7 @@ use crate::{
     codec::{self, text},
     core::Core,
     fault::Fault,
-    read,
+    nodeport, read,
     route::Place,
     strategy::Part,
     write::{self, How},
@@ -27,7 +27,7 @@ fn kind(group: &str, version: &str, plural: &str) -> Result<&'static Kind, Fault
 
 /// Makes what is missing.
 pub(crate) async fn run(core: &Core) -> Result<(), Fault> {
-    claim_cluster_ips(core).await?;
+    claim_addresses(core).await?;
     let namespaces = kind("", "v1", "namespaces")?;
     for name in NAMESPACES_KEPT.into_iter().chain([hitless_types::well_known::NAMESPACE_NODE_LEASE]) {
         ensure(core, namespaces, "", json!({"metadata": {"name": name}})).await?;
@@ -77,9 +77,15 @@ async fn dns_service(core: &Core) {
     }
 }
 
-/// Notes the addresses that stored Services hold.
-async fn claim_cluster_ips(core: &Core) -> Result<(), Fault> {
+/// Notes the addresses and node ports that stored Services hold.
+async fn claim_addresses(core: &Core) -> Result<(), Fault> {
     for service in read::all(core, kind("", "v1", "services")?, "").await? {
+        for port in nodeport::held(&service) {
+            if let Err(error) = core.node_ports.take(port, text(&service, "/metadata/uid")) {
+                let name = text(&service, "/metadata/name");
+                tracing::warn!(service = name, port, %error, "the Service keeps a node port that cannot be its own");
+            }
+        }
         let ip = text(&service, "/spec/clusterIP");
         if ip.is_empty() || ip == "None" {
             continue;

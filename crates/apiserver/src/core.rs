@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clusterip::ClusterIps, codec, codec::Decoded, discovery::Documents, fault::Fault, lean, metrics::Metrics,
-    options::Options, route, volatile::Volatile,
+    nodeport::NodePorts, options::Options, route, volatile::Volatile,
 };
 
 /// The server's insides.
@@ -21,6 +21,7 @@ pub(crate) struct Core {
     pub(crate) volatile: Volatile,
     pub(crate) decoded: Decoded,
     pub(crate) cluster_ips: ClusterIps,
+    pub(crate) node_ports: NodePorts,
     pub(crate) metrics: Metrics,
     pub(crate) documents: Documents,
     /// Ends every watch.
@@ -39,6 +40,7 @@ impl Core {
             volatile: Volatile::new(),
             decoded: Decoded::new(),
             cluster_ips: ClusterIps::new(options.service_cidr),
+            node_ports: NodePorts::default(),
             metrics: Metrics::new(),
             documents: Documents::new(),
             cancel: CancellationToken::new(),

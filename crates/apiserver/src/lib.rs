@@ -25,6 +25,7 @@ mod lean;
 mod logs;
 mod metrics;
 mod negotiate;
+mod nodeport;
 mod openapi;
 mod options;
 pub mod pki;

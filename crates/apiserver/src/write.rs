@@ -94,7 +94,7 @@ async fn create_once(
     admission::on_create(core, kind, &mut object).await?;
     auth::restrict(how.identity, kind, &object)?;
     strategy::validate(kind, &object, None)?;
-    let reserved = admission::reserve_cluster_ip(core, kind, None, &mut object)?;
+    let reserved = admission::reserve(core, kind, None, &mut object)?;
     let name = text(&object, "/metadata/name").to_owned();
     let key = route::key(kind, &place.namespace, &name);
     if how.dry_run {
@@ -263,7 +263,7 @@ pub(crate) async fn replace(
     if new == *old && !goes {
         return Ok(Replaced::Kept(shown(core, kind, entry, new)));
     }
-    let reserved = admission::reserve_cluster_ip(core, kind, Some(old), &mut new)?;
+    let reserved = admission::reserve(core, kind, Some(old), &mut new)?;
     if dry_run {
         return Ok(if goes { Replaced::Deleted(new) } else { Replaced::Kept(new) });
     }

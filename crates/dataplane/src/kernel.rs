@@ -26,14 +26,16 @@ pub enum KernelError {
 
 /// What forwards connections. All changes are atomic: a new connection sees the state before or the state after.
 ///
-/// Open connections are never touched: they stay with the endpoint that they have.
+/// Open connections are never touched: they stay with the endpoint that they have. UDP has none, only flows, which clients may
+/// keep for ever: those that go where new ones would not are ended, so that their next datagram finds its way anew.
 #[async_trait]
 pub trait Kernel: Send + Sync {
     /// Builds everything from nothing, in place of whatever is there, in one transaction.
-    /// Returns after its commit.
+    /// Returns after its commit, with the UDP flows of all services looked at.
     async fn replace_all(&self, program: &Program) -> Result<(), KernelError>;
 
-    /// Applies a change in one transaction. Returns after its commit: from then on no new connection sees the state before.
+    /// Applies a change in one transaction. Returns after its commit and after the end of the UDP flows in question: from then on no
+    /// new connection and no datagram sees the state before.
     async fn apply(&self, batch: &Batch) -> Result<(), KernelError>;
 
     /// Looks, at little cost, whether some other hand has taken apart what was built. Does not look at each element.

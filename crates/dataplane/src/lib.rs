@@ -14,6 +14,8 @@ pub mod slots;
 pub mod table;
 
 pub use kernel::{Kernel, KernelError};
-pub use program::{Batch, Class, Endpoint, Program, Protocol, ServicePort, SlotKey};
+pub use program::{
+    Batch, Class, Endpoint, Flows, Front, NodePort, Program, Protocol, Routing, ServicePort, SlotKey, Step,
+};
 pub use slots::SlotTable;
 pub use table::{EndpointTable, TableChange};

@@ -51,25 +51,76 @@ impl Protocol {
     }
 }
 
-/// Where clients connect to: a virtual address (a cluster IP; node addresses fit as well), protocol and port.
+/// What clients connect to, but for the port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Front {
+    /// A virtual address: a cluster IP.
+    Address(Ipv4Addr),
+    /// A node port, on every address of the node's own but the loopback's.
+    Node,
+    /// The same for connections from elsewhere than the node and its own Pods, of a Service that treats those apart
+    /// (`externalTrafficPolicy: Local`). There is always a [`Front::Node`] beside it.
+    NodeOutside,
+}
+
+/// Where clients connect to, protocol and port included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServicePort {
-    /// The virtual address.
-    pub address: Ipv4Addr,
+    /// The virtual address, or the node's own ones.
+    pub front: Front,
     /// The protocol.
     pub protocol: Protocol,
     /// The port.
     pub port: u16,
 }
 
+impl ServicePort {
+    /// At a virtual address.
+    #[must_use]
+    pub fn at(address: Ipv4Addr, protocol: Protocol, port: u16) -> Self {
+        Self { front: Front::Address(address), protocol, port }
+    }
+
+    /// What the destination of a packet to it tells: connections from outside are not told apart.
+    #[must_use]
+    pub fn destination(self) -> Self {
+        match self.front {
+            Front::Address(_) => self,
+            Front::Node | Front::NodeOutside => Self { front: Front::Node, ..self },
+        }
+    }
+}
+
 impl fmt::Display for ServicePort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, protocol, port } = self;
-        let protocol = match protocol {
+        match self.front {
+            Front::Address(address) => write!(f, "{address}")?,
+            Front::Node => f.write_str("node")?,
+            Front::NodeOutside => f.write_str("node-from-outside")?,
+        }
+        let protocol = match self.protocol {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
         };
-        write!(f, "{address}:{port}/{protocol}")
+        write!(f, ":{}/{protocol}", self.port)
+    }
+}
+
+/// What is to be done with connections to a service port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Routing {
+    /// Sorted, each once.
+    pub endpoints: Vec<Endpoint>,
+    /// If there are no endpoints: the Service has some, which its policy keeps from these connections. They are then dropped and not refused:
+    /// another node would have served them.
+    pub elsewhere: bool,
+    /// How many seconds after its last new connection a client stays with its endpoint. `None`: each connection goes anywhere.
+    pub affinity_s: Option<u32>,
+}
+
+impl From<Vec<Endpoint>> for Routing {
+    fn from(endpoints: Vec<Endpoint>) -> Self {
+        Self { endpoints, ..Self::default() }
     }
 }
 
@@ -84,23 +135,31 @@ pub struct Endpoint {
 
 /// How many slots a service has. One map and one rule in the kernel for each class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Class(u16);
+pub struct Class(u32);
 
 impl Class {
     /// All classes, smallest first.
-    pub const ALL: [Self; 5] = [Self(16), Self(64), Self(256), Self(1024), Self(4096)];
+    pub const ALL: [Self; 7] =
+        [Self(16), Self(64), Self(256), Self(1024), Self(4096), Self(16_384), Self(65_536)];
     /// The largest class: a service uses at most that many endpoints at a time.
-    pub const LARGEST: Self = Self(4096);
+    pub const LARGEST: Self = Self(65_536);
 
     /// Slots in the class.
     #[must_use]
-    pub fn slots(self) -> u16 {
+    pub fn slots(self) -> u32 {
         self.0
+    }
+
+    /// Slots in the class, as a number of endpoints.
+    #[must_use]
+    pub fn endpoints_max(self) -> usize {
+        // Invariant: a class's number is at most 65,536.
+        usize::try_from(self.0).unwrap_or(usize::MAX)
     }
 
     /// The class with that many slots.
     #[must_use]
-    pub fn with_slots(slots: u16) -> Option<Self> {
+    pub fn with_slots(slots: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|c| c.0 == slots)
     }
 
@@ -110,10 +169,10 @@ impl Class {
     /// endpoints have become few, so that a service at the limit does not move back and forth.
     #[must_use]
     pub fn fit(endpoints: usize, present: Option<Self>) -> Self {
-        let smallest = Self::ALL.into_iter().find(|c| usize::from(c.0) >= endpoints.saturating_mul(2));
+        let smallest = Self::ALL.into_iter().find(|c| c.endpoints_max() >= endpoints.saturating_mul(2));
         let smallest = smallest.unwrap_or(Self::LARGEST);
         match present {
-            Some(present) if present > smallest && endpoints.saturating_mul(16) > usize::from(present.0) => {
+            Some(present) if present > smallest && endpoints.saturating_mul(16) > present.endpoints_max() => {
                 present
             }
             _ => smallest,
@@ -129,8 +188,11 @@ pub struct SlotKey {
     /// Which map.
     pub class: Class,
     /// 0 to `class.slots() - 1`.
-    pub slot: u16,
+    pub slot: u32,
 }
+
+/// A node port without its address: what the kernel tells connections through it by after they were translated.
+pub type NodePort = (Protocol, u16);
 
 /// Everything that the kernel holds for the service proxy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -139,9 +201,51 @@ pub struct Program {
     pub slots: BTreeMap<SlotKey, Endpoint>,
     /// Services without an endpoint: connections are refused.
     pub refused: BTreeSet<ServicePort>,
+    /// Services whose endpoints are kept from these connections by policy: they are dropped.
+    pub dropped: BTreeSet<ServicePort>,
+    /// Node ports that treat connections from everywhere alike: these are masqueraded.
+    pub node_ports: BTreeSet<NodePort>,
+    /// Node ports that treat connections from outside apart ([`Front::NodeOutside`]): those keep their source.
+    pub outside_ports: BTreeSet<NodePort>,
+    /// Services whose clients stay with an endpoint, and for how many seconds.
+    pub affinity: BTreeMap<ServicePort, u32>,
+    /// The endpoints of those: whoever stays with one that is not there chooses anew.
+    pub members: BTreeSet<(ServicePort, Endpoint)>,
     /// Addresses of all endpoints: who connects to himself through a service must be masqueraded.
     pub pods: BTreeSet<Ipv4Addr>,
 }
+
+/// What comes into a set and what leaves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step<T> {
+    /// Was not there.
+    pub added: Vec<T>,
+    /// Was there.
+    pub removed: Vec<T>,
+}
+
+impl<T> Default for Step<T> {
+    fn default() -> Self {
+        Self { added: Vec::new(), removed: Vec::new() }
+    }
+}
+
+impl<T> Step<T> {
+    /// How many elements change.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.added.len() + self.removed.len()
+    }
+
+    /// Whether nothing changes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Which endpoints the UDP flows to a service may go to; those that go elsewhere are to end. Keys are [`ServicePort::destination`]s.
+pub type Flows = BTreeMap<ServicePort, BTreeSet<Endpoint>>;
 
 /// One change of a [`Program`]: applied as one transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -152,33 +256,48 @@ pub struct Batch {
     pub slots_replaced: Vec<(SlotKey, Endpoint)>,
     /// Slots that go.
     pub slots_removed: Vec<SlotKey>,
-    /// Services to refuse from now on.
-    pub refused_added: Vec<ServicePort>,
-    /// Services no longer to refuse.
-    pub refused_removed: Vec<ServicePort>,
-    /// Addresses that have become an endpoint.
-    pub pods_added: Vec<Ipv4Addr>,
-    /// Addresses that are no longer an endpoint.
-    pub pods_removed: Vec<Ipv4Addr>,
+    /// Services to refuse.
+    pub refused: Step<ServicePort>,
+    /// Services to drop connections to.
+    pub dropped: Step<ServicePort>,
+    /// Node ports to masquerade.
+    pub node_ports: Step<NodePort>,
+    /// Node ports that tell connections from outside apart.
+    pub outside_ports: Step<NodePort>,
+    /// Services with affinity, and their seconds. One whose seconds change is removed with the old and added with the new.
+    pub affinity: Step<(ServicePort, u32)>,
+    /// Seconds of affinity that no service had before, and those that none has any more.
+    pub timeouts: Step<u32>,
+    /// Endpoints of services with affinity.
+    pub members: Step<(ServicePort, Endpoint)>,
+    /// Addresses of endpoints.
+    pub pods: Step<Ipv4Addr>,
+    /// UDP services whose flows want another look once the rest is in force: an endpoint has left, or there was none before. (A TCP
+    /// connection is left alone: it ends with its endpoint, and its client notices.)
+    pub flows: Flows,
 }
 
 impl Batch {
-    /// How many elements change.
+    /// How many elements of the tables change.
     #[must_use]
     pub fn len(&self) -> usize {
         self.slots_added.len()
             + self.slots_replaced.len()
             + self.slots_removed.len()
-            + self.refused_added.len()
-            + self.refused_removed.len()
-            + self.pods_added.len()
-            + self.pods_removed.len()
+            + self.refused.len()
+            + self.dropped.len()
+            + self.node_ports.len()
+            + self.outside_ports.len()
+            + self.affinity.len()
+            + self.timeouts.len()
+            + self.members.len()
+            + self.pods.len()
     }
 
-    /// Whether nothing changes.
+    /// Whether nothing is to be done.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len() == 0 && self.flows.is_empty()
     }
 }
 
@@ -203,18 +322,58 @@ impl Program {
                 return Err(misfit(key, "present"));
             }
         }
-        step(&mut self.refused, &batch.refused_removed, &batch.refused_added)?;
-        step(&mut self.pods, &batch.pods_removed, &batch.pods_added)
+        let timeouts = self.timeouts();
+        for (service, seconds) in &batch.affinity.removed {
+            if self.affinity.remove(service) != Some(*seconds) {
+                return Err(misfit(service, "absent"));
+            }
+        }
+        for (service, seconds) in &batch.affinity.added {
+            if self.affinity.insert(*service, *seconds).is_some() {
+                return Err(misfit(service, "present"));
+            }
+        }
+        let mut stepped = timeouts;
+        step(&mut stepped, &batch.timeouts)?;
+        if stepped != self.timeouts() {
+            return Err(misfit(&stepped, "not what services have"));
+        }
+        step(&mut self.refused, &batch.refused)?;
+        step(&mut self.dropped, &batch.dropped)?;
+        step(&mut self.node_ports, &batch.node_ports)?;
+        step(&mut self.outside_ports, &batch.outside_ports)?;
+        step(&mut self.members, &batch.members)?;
+        step(&mut self.pods, &batch.pods)
+    }
+
+    /// The seconds of affinity that some service has.
+    #[must_use]
+    pub fn timeouts(&self) -> BTreeSet<u32> {
+        self.affinity.values().copied().collect()
+    }
+
+    /// Where the UDP flows to each service may go.
+    #[must_use]
+    pub fn flows(&self) -> Flows {
+        let mut flows = Flows::new();
+        let udp = |service: &ServicePort| service.protocol == Protocol::Udp;
+        for service in self.refused.iter().chain(&self.dropped).filter(|s| udp(s)) {
+            flows.entry(service.destination()).or_default();
+        }
+        for (key, endpoint) in self.slots.iter().filter(|(key, _)| udp(&key.service)) {
+            flows.entry(key.service.destination()).or_default().insert(*endpoint);
+        }
+        flows
     }
 }
 
-fn step<T: Ord + Copy + fmt::Debug>(set: &mut BTreeSet<T>, removed: &[T], added: &[T]) -> Result<(), Misfit> {
-    for item in removed {
+fn step<T: Ord + Copy + fmt::Debug>(set: &mut BTreeSet<T>, step: &Step<T>) -> Result<(), Misfit> {
+    for item in &step.removed {
         if !set.remove(item) {
             return Err(Misfit(format!("{item:?}"), "absent"));
         }
     }
-    for item in added {
+    for item in &step.added {
         if !set.insert(*item) {
             return Err(Misfit(format!("{item:?}"), "present"));
         }
@@ -222,7 +381,11 @@ fn step<T: Ord + Copy + fmt::Debug>(set: &mut BTreeSet<T>, removed: &[T], added:
     Ok(())
 }
 
-/// The change that makes `new` of `old`.
+fn step_between<T: Ord + Copy>(old: &BTreeSet<T>, new: &BTreeSet<T>) -> Step<T> {
+    Step { added: new.difference(old).copied().collect(), removed: old.difference(new).copied().collect() }
+}
+
+/// The change that makes `new` of `old`, with another look at every UDP flow: what flows there are is not known from `old`.
 #[must_use]
 pub fn diff(old: &Program, new: &Program) -> Batch {
     let mut batch = Batch::default();
@@ -234,9 +397,21 @@ pub fn diff(old: &Program, new: &Program) -> Batch {
         }
     }
     batch.slots_removed = old.slots.keys().filter(|key| !new.slots.contains_key(key)).copied().collect();
-    batch.refused_added = new.refused.difference(&old.refused).copied().collect();
-    batch.refused_removed = old.refused.difference(&new.refused).copied().collect();
-    batch.pods_added = new.pods.difference(&old.pods).copied().collect();
-    batch.pods_removed = old.pods.difference(&new.pods).copied().collect();
+    batch.refused = step_between(&old.refused, &new.refused);
+    batch.dropped = step_between(&old.dropped, &new.dropped);
+    batch.node_ports = step_between(&old.node_ports, &new.node_ports);
+    batch.outside_ports = step_between(&old.outside_ports, &new.outside_ports);
+    let pairs = |program: &Program| -> BTreeSet<(ServicePort, u32)> {
+        program.affinity.iter().map(|(service, seconds)| (*service, *seconds)).collect()
+    };
+    batch.affinity = step_between(&pairs(old), &pairs(new));
+    batch.timeouts = step_between(&old.timeouts(), &new.timeouts());
+    batch.members = step_between(&old.members, &new.members);
+    batch.pods = step_between(&old.pods, &new.pods);
+    batch.flows = new.flows();
+    // Flows to what is no longer a service end as well.
+    let mut gone = old.flows();
+    gone.retain(|service, _| !batch.flows.contains_key(service));
+    batch.flows.extend(gone.into_keys().map(|service| (service, BTreeSet::new())));
     batch
 }

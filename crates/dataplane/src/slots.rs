@@ -5,19 +5,24 @@
 //! that left or the shares of those that came, whichever is more (but for a change of class, which writes all).
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::Hash,
     net::Ipv4Addr,
 };
 
-use crate::program::{Batch, Class, Endpoint, Program, ServicePort, SlotKey};
+use crate::program::{
+    Batch, Class, Endpoint, Front, NodePort, Program, Protocol, Routing, ServicePort, SlotKey, Step,
+};
 
 /// What is done with connections to a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Target {
     /// No endpoint: refused.
     Refused,
-    /// One endpoint for each slot of the class.
-    Slots { class: Class, slots: Vec<Endpoint> },
+    /// No endpoint for these connections: dropped.
+    Dropped,
+    /// One endpoint for each slot of the class; for how many seconds a client stays with its own.
+    Slots { class: Class, slots: Vec<Endpoint>, affinity_s: Option<u32> },
 }
 
 /// The present assignment of all services.
@@ -25,7 +30,9 @@ enum Target {
 pub struct SlotTable {
     services: HashMap<ServicePort, Target>,
     /// How many services name the address.
-    pods: HashMap<Ipv4Addr, u32>,
+    pods: Counts<Ipv4Addr>,
+    /// How many services have an affinity of so many seconds.
+    timeouts: Counts<u32>,
 }
 
 impl SlotTable {
@@ -35,66 +42,158 @@ impl SlotTable {
         Self::default()
     }
 
-    /// Takes the new endpoints of services (`None`: the service is gone) and gives the change for the kernel.
+    /// Takes what is to be done with services now (`None`: the service is gone) and gives the change for the kernel.
     ///
     /// Endpoints must be sorted and without duplicates; those beyond the largest class's slots are not used.
-    pub fn change(&mut self, desired: &BTreeMap<ServicePort, Option<Vec<Endpoint>>>) -> Batch {
+    pub fn change(&mut self, desired: &BTreeMap<ServicePort, Option<Routing>>) -> Batch {
         let mut batch = Batch::default();
-        let mut pods_before: BTreeMap<Ipv4Addr, bool> = BTreeMap::new();
-        for (service, endpoints) in desired {
+        let (mut pods, mut timeouts) = (BTreeMap::new(), BTreeMap::new());
+        let node_ports: BTreeMap<NodePort, Kinds> =
+            desired.keys().filter_map(node_port).map(|port| (port, self.kinds(port))).collect();
+        let mut flows = BTreeSet::new();
+        for (service, routing) in desired {
             let old = self.services.remove(service);
-            let new = endpoints.as_ref().map(|endpoints| target(old.as_ref(), endpoints));
+            let new = routing.as_ref().map(|routing| target(old.as_ref(), routing));
             for (target, step) in [(&old, -1), (&new, 1)] {
                 for address in target.iter().flat_map(addresses) {
-                    pods_before.entry(address).or_insert_with(|| self.pods.contains_key(&address));
-                    self.count(address, step);
+                    self.pods.count(address, step, &mut pods);
+                }
+                if let Some(seconds) = target.as_ref().and_then(affinity) {
+                    self.timeouts.count(seconds, step, &mut timeouts);
                 }
             }
             write(&mut batch, *service, old.as_ref(), new.as_ref());
+            if service.protocol == Protocol::Udp && strays(old.as_ref(), new.as_ref()) {
+                flows.insert(service.destination());
+            }
             if let Some(new) = new {
                 self.services.insert(*service, new);
             }
         }
-        for (address, before) in pods_before {
-            match (before, self.pods.contains_key(&address)) {
-                (false, true) => batch.pods_added.push(address),
-                (true, false) => batch.pods_removed.push(address),
-                _ => {}
-            }
+        batch.pods = self.pods.step_since(pods);
+        batch.timeouts = self.timeouts.step_since(timeouts);
+        for (port, before) in node_ports {
+            let after = self.kinds(port);
+            step(&mut batch.node_ports, port, before.is_alike(), after.is_alike());
+            step(&mut batch.outside_ports, port, before.outside, after.outside);
         }
+        batch.flows = flows.into_iter().map(|service| (service, self.flow_targets(service))).collect();
         batch
     }
 
     /// Everything, as the kernel is to hold it.
     #[must_use]
     pub fn program(&self) -> Program {
-        let mut program = Program { pods: self.pods.keys().copied().collect(), ..Program::default() };
+        let mut program = Program { pods: self.pods.keys().collect(), ..Program::default() };
         for (service, target) in &self.services {
             match target {
-                Target::Refused => {
-                    program.refused.insert(*service);
-                }
-                Target::Slots { class, slots } => {
+                Target::Refused => _ = program.refused.insert(*service),
+                Target::Dropped => _ = program.dropped.insert(*service),
+                Target::Slots { class, slots, affinity_s } => {
                     program.slots.extend(keys(*service, *class).zip(slots.iter().copied()));
+                    if let Some(seconds) = affinity_s {
+                        program.affinity.insert(*service, *seconds);
+                        program.members.extend(slots.iter().map(|endpoint| (*service, *endpoint)));
+                    }
+                }
+            }
+            if let Some(port) = node_port(service) {
+                let kinds = self.kinds(port);
+                if kinds.is_alike() {
+                    program.node_ports.insert(port);
+                }
+                if kinds.outside {
+                    program.outside_ports.insert(port);
                 }
             }
         }
         program
     }
 
-    fn count(&mut self, address: Ipv4Addr, step: i32) {
-        match self.pods.entry(address) {
-            Entry::Occupied(mut entry) => {
-                *entry.get_mut() = entry.get().saturating_add_signed(step);
-                if *entry.get() == 0 {
-                    entry.remove();
-                }
-            }
-            Entry::Vacant(entry) if step > 0 => {
-                entry.insert(1);
-            }
-            Entry::Vacant(_) => {}
+    /// Which fronts a node port has now.
+    fn kinds(&self, (protocol, port): NodePort) -> Kinds {
+        let has = |front| self.services.contains_key(&ServicePort { front, protocol, port });
+        Kinds { node: has(Front::Node), outside: has(Front::NodeOutside) }
+    }
+
+    /// All endpoints that flows with this destination may go to.
+    fn flow_targets(&self, destination: ServicePort) -> BTreeSet<Endpoint> {
+        let fronts = match destination.front {
+            Front::Address(_) => &[destination.front][..],
+            Front::Node | Front::NodeOutside => &[Front::Node, Front::NodeOutside],
+        };
+        let targets = fronts
+            .iter()
+            .filter_map(|front| self.services.get(&ServicePort { front: *front, ..destination }));
+        targets.flat_map(|target| endpoints(Some(target))).collect()
+    }
+}
+
+/// Which fronts a node port has.
+#[derive(Clone, Copy)]
+struct Kinds {
+    node: bool,
+    outside: bool,
+}
+
+impl Kinds {
+    /// Connections from everywhere are treated alike.
+    fn is_alike(self) -> bool {
+        self.node && !self.outside
+    }
+}
+
+fn node_port(service: &ServicePort) -> Option<NodePort> {
+    (!matches!(service.front, Front::Address(_))).then_some((service.protocol, service.port))
+}
+
+fn step<T>(step: &mut Step<T>, item: T, before: bool, after: bool) {
+    match (before, after) {
+        (false, true) => step.added.push(item),
+        (true, false) => step.removed.push(item),
+        _ => {}
+    }
+}
+
+/// How many services need each of some things.
+#[derive(Clone, Debug)]
+struct Counts<T>(HashMap<T, u32>);
+
+impl<T> Default for Counts<T> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<T: Copy + Ord + Hash> Counts<T> {
+    /// One more or one less; notes in `before` whether the thing was needed when it was first touched.
+    fn count(&mut self, item: T, step: i32, before: &mut BTreeMap<T, bool>) {
+        before.entry(item).or_insert_with(|| self.0.contains_key(&item));
+        let count = self.0.entry(item).or_default();
+        *count = count.saturating_add_signed(step);
+        if *count == 0 {
+            self.0.remove(&item);
         }
+    }
+
+    fn step_since(&self, before: BTreeMap<T, bool>) -> Step<T> {
+        let mut all = Step::default();
+        for (item, before) in before {
+            step(&mut all, item, before, self.0.contains_key(&item));
+        }
+        all
+    }
+
+    fn keys(&self) -> impl Iterator<Item = T> + '_ {
+        self.0.keys().copied()
+    }
+}
+
+/// The endpoints that a service names, each once.
+fn endpoints(target: Option<&Target>) -> BTreeSet<Endpoint> {
+    match target {
+        Some(Target::Slots { slots, .. }) => slots.iter().copied().collect(),
+        _ => BTreeSet::new(),
     }
 }
 
@@ -107,16 +206,40 @@ fn addresses(target: &Target) -> Vec<Ipv4Addr> {
     addresses
 }
 
+fn affinity(target: &Target) -> Option<u32> {
+    match target {
+        Target::Slots { affinity_s, .. } => *affinity_s,
+        _ => None,
+    }
+}
+
+/// Whether there may be flows that do not go where new ones would: to an endpoint that has left, or to none, from before there was one.
+fn strays(old: Option<&Target>, new: Option<&Target>) -> bool {
+    let (old, new) = (endpoints(old), endpoints(new));
+    old.is_empty() != new.is_empty() || !old.is_subset(&new)
+}
+
 fn keys(service: ServicePort, class: Class) -> impl Iterator<Item = SlotKey> {
     (0..class.slots()).map(move |slot| SlotKey { service, class, slot })
 }
 
 /// Adds to `batch` what makes `new` of `old` for one service.
 fn write(batch: &mut Batch, service: ServicePort, old: Option<&Target>, new: Option<&Target>) {
-    match (old == Some(&Target::Refused), new == Some(&Target::Refused)) {
-        (true, false) => batch.refused_removed.push(service),
-        (false, true) => batch.refused_added.push(service),
-        _ => {}
+    let is = |what: Target| (old == Some(&what), new == Some(&what));
+    let (before, after) = is(Target::Refused);
+    step(&mut batch.refused, service, before, after);
+    let (before, after) = is(Target::Dropped);
+    step(&mut batch.dropped, service, before, after);
+    let (seconds_before, seconds) = (old.and_then(affinity), new.and_then(affinity));
+    if seconds_before != seconds {
+        batch.affinity.removed.extend(seconds_before.map(|seconds| (service, seconds)));
+        batch.affinity.added.extend(seconds.map(|seconds| (service, seconds)));
+    }
+    if seconds_before.is_some() || seconds.is_some() {
+        let members = |target: Option<&Target>| endpoints(target.filter(|t| affinity(t).is_some()));
+        let (before, after) = (members(old), members(new));
+        batch.members.removed.extend(before.difference(&after).map(|endpoint| (service, *endpoint)));
+        batch.members.added.extend(after.difference(&before).map(|endpoint| (service, *endpoint)));
     }
     let (old, new) = (assigned(old), assigned(new));
     if let (Some((old_class, old)), Some((class, new))) = (old, new)
@@ -136,20 +259,21 @@ fn write(batch: &mut Batch, service: ServicePort, old: Option<&Target>, new: Opt
 
 fn assigned(target: Option<&Target>) -> Option<(Class, &[Endpoint])> {
     match target {
-        Some(Target::Slots { class, slots }) => Some((*class, slots)),
+        Some(Target::Slots { class, slots, .. }) => Some((*class, slots)),
         _ => None,
     }
 }
 
-fn target(old: Option<&Target>, endpoints: &[Endpoint]) -> Target {
-    let endpoints = endpoints.get(..usize::from(Class::LARGEST.slots())).unwrap_or(endpoints);
+fn target(old: Option<&Target>, routing: &Routing) -> Target {
+    let endpoints = routing.endpoints.get(..Class::LARGEST.endpoints_max()).unwrap_or(&routing.endpoints);
     if endpoints.is_empty() {
-        return Target::Refused;
+        return if routing.elsewhere { Target::Dropped } else { Target::Refused };
     }
     let old = assigned(old);
     let class = Class::fit(endpoints.len(), old.map(|(class, _)| class));
     let old = old.filter(|(old_class, _)| *old_class == class).map_or(&[][..], |(_, slots)| slots);
-    Target::Slots { class, slots: assign(usize::from(class.slots()), old, endpoints) }
+    let slots = assign(class.endpoints_max(), old, endpoints);
+    Target::Slots { class, slots, affinity_s: routing.affinity_s }
 }
 
 /// Fills `count` slots with `endpoints` (not empty, no duplicates, at most `count`), keeping of `old` what can be kept.
@@ -188,15 +312,13 @@ fn assign(count: usize, old: &[Endpoint], endpoints: &[Endpoint]) -> Vec<Endpoin
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
 
     use super::*;
-    use crate::program::{Protocol, diff};
+    use crate::program::diff;
 
     fn service(n: u8) -> ServicePort {
-        ServicePort { address: Ipv4Addr::new(10, 96, 0, n), protocol: Protocol::Tcp, port: 80 }
+        ServicePort::at(Ipv4Addr::new(10, 96, 0, n), Protocol::Tcp, 80)
     }
 
     fn endpoint(n: u16) -> Endpoint {
@@ -210,6 +332,27 @@ mod tests {
             *loads.entry(*slot).or_default() += 1;
         }
         loads
+    }
+
+    /// Two cluster IPs, TCP and UDP, and a UDP node port with and without connections from outside apart.
+    fn any_front(n: u8) -> ServicePort {
+        let node = |front| ServicePort { front, protocol: Protocol::Udp, port: 30_053 };
+        match n {
+            0 | 1 => service(n),
+            2 => ServicePort { protocol: Protocol::Udp, ..service(2) },
+            3 => node(Front::Node),
+            _ => node(Front::NodeOutside),
+        }
+    }
+
+    fn routings() -> impl Strategy<Value = Routing> {
+        (prop::collection::btree_set(0_u16..40, 0..40), any::<bool>(), prop::option::of(1_u32..3)).prop_map(
+            |(set, elsewhere, affinity_s)| Routing {
+                endpoints: set.into_iter().map(endpoint).collect(),
+                elsewhere,
+                affinity_s,
+            },
+        )
     }
 
     fn sets(of: u16) -> impl Strategy<Value = Vec<Endpoint>> {
@@ -245,30 +388,45 @@ mod tests {
         /// The batch of each step, applied to what was, gives what is; and it is no longer than the plain difference.
         #[test]
         fn a_batch_makes_the_new_program_of_the_old(
-            steps in prop::collection::vec(prop::collection::btree_map(0_u8..4, prop::option::of(prop::collection::btree_set(0_u16..40, 0..40)), 1..4), 1..10)
+            steps in prop::collection::vec(prop::collection::btree_map(0_u8..5, prop::option::of(routings()), 1..4), 1..10)
         ) {
             let mut table = SlotTable::new();
             let mut held = Program::default();
-            let mut known: BTreeMap<u8, BTreeSet<u16>> = BTreeMap::new();
+            let mut known: BTreeMap<ServicePort, Routing> = BTreeMap::new();
             for step in steps {
-                let desired = step.iter().map(|(s, set)| (service(*s), set.as_ref().map(|set| set.iter().copied().map(endpoint).collect()))).collect();
-                for (s, set) in step {
-                    match set {
-                        Some(set) => known.insert(s, set),
-                        None => known.remove(&s),
+                let desired: BTreeMap<_, _> = step.into_iter().map(|(s, routing)| (any_front(s), routing)).collect();
+                for (service, routing) in desired.clone() {
+                    match routing {
+                        Some(routing) => known.insert(service, routing),
+                        None => known.remove(&service),
                     };
                 }
                 let batch = table.change(&desired);
                 let new = table.program();
                 prop_assert_eq!(batch.len(), diff(&held, &new).len());
+                let flows_before = held.flows();
                 held.apply(&batch).map_err(|e| TestCaseError::fail(e.to_string()))?;
                 prop_assert_eq!(&held, &new);
-                let refused: BTreeSet<_> = known.iter().filter(|(_, set)| set.is_empty()).map(|(s, _)| service(*s)).collect();
-                prop_assert_eq!(&held.refused, &refused);
-                let pods: BTreeSet<_> = known.values().flatten().map(|n| endpoint(*n).address).collect();
+                let empty = |elsewhere| known.iter().filter(|(_, r)| r.endpoints.is_empty() && r.elsewhere == elsewhere).map(|(s, _)| *s).collect::<BTreeSet<_>>();
+                prop_assert_eq!(&held.refused, &empty(false));
+                prop_assert_eq!(&held.dropped, &empty(true));
+                let pods: BTreeSet<_> = known.values().flat_map(|r| &r.endpoints).map(|e| e.address).collect();
                 prop_assert_eq!(&held.pods, &pods);
                 let served: BTreeSet<_> = held.slots.keys().map(|k| k.service).collect();
-                prop_assert!(known.iter().all(|(s, set)| served.contains(&service(*s)) != set.is_empty()));
+                prop_assert!(known.iter().all(|(s, r)| served.contains(s) != r.endpoints.is_empty()));
+                for (service, seconds) in &held.affinity {
+                    prop_assert_eq!(known[service].affinity_s, Some(*seconds));
+                    let members = held.members.iter().filter(|(s, _)| s == service).map(|(_, e)| *e).collect::<Vec<_>>();
+                    prop_assert_eq!(&members, &known[service].endpoints);
+                }
+                // A flow to an endpoint that no service with its destination names any more is looked at, with the endpoints that are left.
+                let flows = held.flows();
+                for (service, targets) in flows_before {
+                    let now = flows.get(&service).cloned().unwrap_or_default();
+                    if !targets.is_subset(&now) {
+                        prop_assert_eq!(batch.flows.get(&service), Some(&now));
+                    }
+                }
             }
         }
 
@@ -277,7 +435,7 @@ mod tests {
         fn a_difference_is_complete(a in sets(40), b in sets(40), s in 0_u8..3, t in 0_u8..3) {
             let program = |s, set: &Vec<Endpoint>| {
                 let mut table = SlotTable::new();
-                table.change(&BTreeMap::from([(service(s), Some(set.clone())), (service(9), Some(Vec::new()))]));
+                table.change(&BTreeMap::from([(service(s), Some(set.clone().into())), (service(9), Some(Routing::default()))]));
                 table.program()
             };
             let (mut old, new) = (program(s, &a), program(t, &b));
@@ -291,12 +449,12 @@ mod tests {
     fn one_endpoint_more_or_less_costs_its_own_slots() {
         let mut table = SlotTable::new();
         let five: Vec<_> = (0..5).map(endpoint).collect();
-        table.change(&BTreeMap::from([(service(1), Some(five.clone()))]));
-        let batch = table.change(&BTreeMap::from([(service(1), Some(five[..4].to_vec()))]));
-        assert_eq!((batch.slots_replaced.len(), batch.pods_removed.len(), batch.len()), (3, 1, 4));
-        let batch = table.change(&BTreeMap::from([(service(1), Some(five.clone()))]));
-        assert_eq!((batch.slots_replaced.len(), batch.pods_added.len(), batch.len()), (3, 1, 4));
-        assert!(table.change(&BTreeMap::from([(service(1), Some(five))])).is_empty());
+        table.change(&BTreeMap::from([(service(1), Some(five.clone().into()))]));
+        let batch = table.change(&BTreeMap::from([(service(1), Some(five[..4].to_vec().into()))]));
+        assert_eq!((batch.slots_replaced.len(), batch.pods.removed.len(), batch.len()), (3, 1, 4));
+        let batch = table.change(&BTreeMap::from([(service(1), Some(five.clone().into()))]));
+        assert_eq!((batch.slots_replaced.len(), batch.pods.added.len(), batch.len()), (3, 1, 4));
+        assert!(table.change(&BTreeMap::from([(service(1), Some(five.into()))])).is_empty());
     }
 
     #[test]
@@ -312,10 +470,13 @@ mod tests {
     }
 
     #[test]
-    fn more_endpoints_than_slots_use_the_first() {
-        let many: Vec<_> = (0..5000).map(endpoint).collect();
-        let Target::Slots { class, slots } = target(None, &many) else { panic!("no slots") };
-        assert_eq!((class, slots.len()), (Class::LARGEST, 4096));
-        assert_eq!(loads(&slots).len(), 4096);
+    fn thousands_of_endpoints_have_a_class_and_more_than_the_largest_use_the_first() {
+        let endpoint = |n: u32| Endpoint { address: Ipv4Addr::from(0x0a00_0000 + n), port: 3000 };
+        let many = |count| target(None, &(0..count).map(endpoint).collect::<Vec<_>>().into());
+        for (count, wanted, used) in [(5000, 16_384, 5000), (70_000, 65_536, 65_536)] {
+            let Target::Slots { class, slots, .. } = many(count) else { panic!("no slots") };
+            assert_eq!((class.slots(), slots.len()), (wanted, class.endpoints_max()));
+            assert_eq!(loads(&slots).len(), used);
+        }
     }
 }

@@ -4,7 +4,8 @@
 //! such a port's endpoints are is then worked out from the level, never from the events' order.
 //!
 //! What must hold: an endpoint is listed only while some slice lists it as usable, by the rules of KEP-1669: ready ones; if no
-//! endpoint of the port is ready, those that terminate and still serve.
+//! endpoint of the port is ready, those that terminate and still serve. Where policy leads to the node's own endpoints only, both
+//! halves of the rule are about those.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -12,10 +13,10 @@ use hitless_base::Revision;
 use hitless_client::Change;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 
-use crate::program::{Endpoint, ServicePort};
+use crate::program::{Endpoint, Routing, ServicePort};
 
 mod records;
-pub use records::{ServiceRecord, SliceRecord};
+pub use records::{EndpointRecord, ServiceRecord, SliceRecord};
 
 /// `namespace/name` of a Service.
 pub type ServiceKey = String;
@@ -53,15 +54,16 @@ impl TableChange {
         })
     }
 
-    /// A step of the EndpointSlice stream.
+    /// A step of the EndpointSlice stream, as this node sees it.
     #[must_use]
-    pub fn of_slice(change: Change<EndpointSlice>) -> Self {
+    pub fn of_slice(change: Change<EndpointSlice>, node_name: &str) -> Self {
         let at = |slice: &EndpointSlice| hitless_types::meta::revision(&slice.metadata);
         match change {
             Change::Listed { objects, revision } => {
-                Self::SlicesListed(objects.iter().map(SliceRecord::of).collect(), revision)
+                let records = objects.iter().map(|slice| SliceRecord::of(slice, node_name));
+                Self::SlicesListed(records.collect(), revision)
             }
-            Change::Applied(slice) => Self::SliceApplied(SliceRecord::of(&slice), at(&slice)),
+            Change::Applied(slice) => Self::SliceApplied(SliceRecord::of(&slice, node_name), at(&slice)),
             Change::Deleted(slice) => {
                 Self::SliceDeleted(hitless_types::meta::key(&slice.metadata), at(&slice))
             }
@@ -137,35 +139,40 @@ impl EndpointTable {
         }
     }
 
-    /// What changed since the last call: each service port with its endpoints now, sorted, each once;
+    /// What changed since the last call: each service port with what is to be done with its connections now;
     /// `None`: the service port is gone. Some may turn out as they were.
-    pub fn take_dirty(&mut self) -> BTreeMap<ServicePort, Option<Vec<Endpoint>>> {
-        std::mem::take(&mut self.dirty).into_iter().map(|port| (port, self.endpoints(port))).collect()
+    pub fn take_dirty(&mut self) -> BTreeMap<ServicePort, Option<Routing>> {
+        std::mem::take(&mut self.dirty).into_iter().map(|port| (port, self.routing(port))).collect()
     }
 
-    /// The endpoints of a service port, sorted, each once; `None`: no Service has it.
+    /// What is to be done with connections to a service port; `None`: no Service has it.
     #[must_use]
-    pub fn endpoints(&self, port: ServicePort) -> Option<Vec<Endpoint>> {
+    pub fn routing(&self, port: ServicePort) -> Option<Routing> {
         let key = self.claims.get(&port)?.first()?;
         let service = self.services.get(key)?;
-        let name =
-            service.ports.iter().find(|p| p.protocol == port.protocol && p.port == port.port)?.name.as_str();
-        let mut ready = BTreeSet::new();
-        let mut serving_terminating = BTreeSet::new();
+        let (name, is_local) = service.find(port)?;
+        let (mut everywhere, mut here) = (Usable::default(), Usable::default());
         for slice in self.by_service.get(key).into_iter().flatten().filter_map(|key| self.slices.get(key)) {
             for target in slice.ports.iter().filter(|p| p.name == name && p.protocol == port.protocol) {
                 for record in &slice.endpoints {
                     let endpoint = Endpoint { address: record.address, port: target.port };
-                    if record.ready {
-                        ready.insert(endpoint);
-                    } else if record.serving && record.terminating {
-                        serving_terminating.insert(endpoint);
+                    everywhere.take(record, endpoint);
+                    if is_local && record.local {
+                        here.take(record, endpoint);
                     }
                 }
             }
         }
-        let usable = if ready.is_empty() { serving_terminating } else { ready };
-        Some(usable.into_iter().collect())
+        let (endpoints, elsewhere) = if is_local {
+            (here.endpoints(), !everywhere.is_empty())
+        } else {
+            (everywhere.endpoints(), false)
+        };
+        Some(Routing {
+            elsewhere: elsewhere && endpoints.is_empty(),
+            endpoints,
+            affinity_s: service.affinity_s,
+        })
     }
 
     fn put_service(&mut self, service: ServiceRecord) {
@@ -217,6 +224,32 @@ impl EndpointTable {
     fn touch(&mut self, service: &str) {
         let ports = self.services.get(service).into_iter().flat_map(ServiceRecord::service_ports);
         self.dirty.extend(ports);
+    }
+}
+
+/// The endpoints that may be used, by the rules of KEP-1669.
+#[derive(Default)]
+struct Usable {
+    ready: BTreeSet<Endpoint>,
+    serving_terminating: BTreeSet<Endpoint>,
+}
+
+impl Usable {
+    fn take(&mut self, record: &EndpointRecord, endpoint: Endpoint) {
+        if record.ready {
+            self.ready.insert(endpoint);
+        } else if record.serving && record.terminating {
+            self.serving_terminating.insert(endpoint);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.serving_terminating.is_empty()
+    }
+
+    fn endpoints(self) -> Vec<Endpoint> {
+        let usable = if self.ready.is_empty() { self.serving_terminating } else { self.ready };
+        usable.into_iter().collect()
     }
 }
 

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
-use hitless_dataplane::{Batch, Endpoint, Kernel, KernelError, Program, SlotKey};
+use hitless_dataplane::{Batch, Endpoint, Front, Kernel, KernelError, Program, SlotKey};
 use parking_lot::Mutex;
 
 use crate::world::{Fact, Routes, World};
@@ -42,7 +42,7 @@ pub struct SimKernel(Arc<Inner>);
 /// One transaction.
 enum Change {
     All(Program),
-    Some(Batch),
+    Some(Box<Batch>),
 }
 
 impl SimKernel {
@@ -104,7 +104,8 @@ impl SimKernel {
     fn tell(&self) {
         let mut routes = Routes::new();
         for (key, endpoint) in &self.0.held.lock().slots {
-            let to = format!("{}:{}", key.service.address, key.service.port);
+            let Front::Address(address) = key.service.front else { continue };
+            let to = format!("{address}:{}", key.service.port);
             routes.entry(to).or_default().insert(format!("{}:{}", endpoint.address, endpoint.port));
         }
         self.0.world.tell(&Fact::Routes { node: self.0.node.clone(), routes: Arc::new(routes) });
@@ -142,7 +143,7 @@ impl Kernel for SimKernel {
     }
 
     async fn apply(&self, batch: &Batch) -> Result<(), KernelError> {
-        self.transact(Change::Some(batch.clone())).await
+        self.transact(Change::Some(Box::new(batch.clone()))).await
     }
 
     async fn verify(&self) -> Result<(), KernelError> {
@@ -153,6 +154,11 @@ impl Kernel for SimKernel {
     }
 
     async fn read_back(&self) -> Result<Program, KernelError> {
-        Ok(Program { slots: self.0.held.lock().slots.clone(), ..Program::default() })
+        self.verify().await?;
+        let held = self.0.held.lock();
+        match held.built {
+            true => Ok(Program { slots: held.slots.clone(), ..Program::default() }),
+            false => Err(KernelError::Foreign { reason: "the table is not there".to_owned() }),
+        }
     }
 }

@@ -41,7 +41,11 @@ struct World {
 
 impl World {
     fn start(api: FakeApi, clock: Arc<dyn Clock>) -> Self {
-        let (kernel, cancel) = (FakeKernel::new(), CancellationToken::new());
+        Self::on(api, FakeKernel::new(), clock)
+    }
+
+    fn on(api: FakeApi, kernel: Arc<FakeKernel>, clock: Arc<dyn Clock>) -> Self {
+        let cancel = CancellationToken::new();
         let task = tokio::spawn(run(api.client(), "n1".to_owned(), kernel.clone(), clock, cancel.clone()));
         Self { api, kernel, cancel, task }
     }
@@ -232,6 +236,25 @@ async fn what_another_hand_took_apart_is_built_anew() {
     world.kernel.damage();
     world.until("repair", |w| w.pods() == BTreeSet::from([1])).await;
     assert_eq!(world.kernel.commits(), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_one_built_is_taken_over_and_not_built_anew() {
+    let world = World::with_service(&[1, 2], TestClock::new()).await;
+    world.cancel.cancel();
+    world.task.await.unwrap().unwrap();
+    let revision = world.api.put("endpointslices", slice("a-1", "a", &[2, 3]));
+    let next = World::on(world.api, world.kernel, TestClock::new());
+    next.until("report", |w| w.last_report() >= revision).await;
+    assert_eq!(next.pods(), BTreeSet::from([2, 3]));
+    assert_eq!(next.kernel.commits(), (1, 1), "one build in all, and the difference");
+    // One that cannot be taken over is built anew.
+    next.cancel.cancel();
+    next.task.await.unwrap().unwrap();
+    next.kernel.fail(1);
+    let last = World::on(next.api, next.kernel, TestClock::new());
+    last.until("report", |w| w.kernel.commits() == (2, 1)).await;
+    assert_eq!(last.pods(), BTreeSet::from([2, 3]));
 }
 
 #[tokio::test(start_paused = true)]

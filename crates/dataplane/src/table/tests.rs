@@ -1,10 +1,10 @@
 //! The table's rules on objects as the API gives them.
 
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
-use crate::program::Protocol;
+use crate::program::{Front, Protocol};
 
 fn service(name: &str, ip: &str, port: u16) -> TableChange {
     let service = serde_json::from_value(json!({
@@ -41,15 +41,15 @@ fn slice(name: &str, service: &str, revision: u64, states: &str) -> TableChange 
         "endpoints": endpoints,
     }))
     .unwrap();
-    TableChange::of_slice(Change::Applied(slice))
+    TableChange::of_slice(Change::Applied(slice), "n1")
 }
 
 fn port(ip: &str, port: u16) -> ServicePort {
-    ServicePort { address: ip.parse().unwrap(), protocol: Protocol::Tcp, port }
+    ServicePort::at(ip.parse().unwrap(), Protocol::Tcp, port)
 }
 
-fn last_bytes(endpoints: Option<Vec<Endpoint>>) -> Option<Vec<u8>> {
-    endpoints.map(|e| e.iter().map(|e| e.address.octets()[3]).collect())
+fn last_bytes(routing: Option<Routing>) -> Option<Vec<u8>> {
+    routing.map(|r| r.endpoints.iter().map(|e| e.address.octets()[3]).collect())
 }
 
 #[test]
@@ -66,8 +66,98 @@ fn conditions_count_as_kep_1669_says() {
         let mut table = EndpointTable::new();
         table.take(service("a", "10.96.0.1", 80));
         table.take(slice("a-1", "a", 7, states));
-        assert_eq!(last_bytes(table.endpoints(port("10.96.0.1", 80))), Some(expected), "{states}");
+        assert_eq!(last_bytes(table.routing(port("10.96.0.1", 80))), Some(expected), "{states}");
     }
+}
+
+/// A Service with this over its spec, and a slice of its port `web`; endpoints by letters as above, those in capitals on node `n1`.
+fn policied(spec: Value, states: &str) -> EndpointTable {
+    let mut object = json!({
+        "metadata": {"name": "a", "namespace": "ns", "resourceVersion": "1"},
+        "spec": {"type": "NodePort", "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"], "ports": [
+            {"name": "web", "port": 80, "nodePort": 30080}, {"name": "admin", "port": 81, "nodePort": 30081}]},
+    });
+    for (field, value) in spec.as_object().unwrap() {
+        object["spec"][field] = value.clone();
+    }
+    let mut table = EndpointTable::new();
+    table.take(TableChange::of_service(Change::Applied(serde_json::from_value(object).unwrap())).unwrap());
+    let TableChange::SliceApplied(mut slice, revision) = slice("a-1", "a", 7, &states.to_lowercase()) else {
+        panic!("no slice");
+    };
+    for (endpoint, state) in slice.endpoints.iter_mut().zip(states.chars()) {
+        endpoint.local = state.is_uppercase();
+    }
+    table.take(TableChange::SliceApplied(slice, revision));
+    table
+}
+
+fn node_port(front: Front, port: u16) -> ServicePort {
+    ServicePort { front, protocol: Protocol::Tcp, port }
+}
+
+#[test]
+fn policies_choose_among_the_nodes_own_endpoints_by_the_same_rules() {
+    let (inward, outward) =
+        (json!({"internalTrafficPolicy": "Local"}), json!({"externalTrafficPolicy": "Local"}));
+    let ip = port("10.96.0.1", 80);
+    let (node, outside) = (node_port(Front::Node, 30_080), node_port(Front::NodeOutside, 30_080));
+    // What the Local half of a Service gives, and whether it drops for want of an endpoint here.
+    for (states, here, dropped) in [
+        ("rRsS", vec![1], false),
+        ("rsS", vec![2], false),
+        ("rnN", vec![], true),
+        ("sn", vec![], true),
+        ("nN", vec![], false),
+        ("", vec![], false),
+    ] {
+        for (table, local) in
+            [(policied(inward.clone(), states), ip), (policied(outward.clone(), states), outside)]
+        {
+            let routing = table.routing(local).unwrap();
+            assert_eq!(routing.elsewhere, dropped, "{states}");
+            assert_eq!(last_bytes(Some(routing)), Some(here.clone()), "{states}");
+        }
+    }
+    let table = policied(inward, "rR");
+    assert_eq!(last_bytes(table.routing(node)), Some(vec![0, 1]), "a node port is not the inside");
+    assert_eq!(table.routing(outside), None, "nothing is told apart");
+    let table = policied(outward, "rR");
+    assert_eq!(last_bytes(table.routing(ip)), Some(vec![0, 1]));
+    assert_eq!(last_bytes(table.routing(node)), Some(vec![0, 1]), "from the node and its Pods");
+}
+
+#[test]
+fn node_ports_go_by_the_name_of_their_port_and_only_where_the_type_has_them() {
+    let mut table = policied(json!({}), "r");
+    assert_eq!(last_bytes(table.routing(node_port(Front::Node, 30_080))), Some(vec![0]));
+    assert_eq!(last_bytes(table.routing(node_port(Front::Node, 30_081))), Some(vec![]), "no slice has it");
+    assert_eq!(table.take_dirty().len(), 4);
+    let mut inward = policied(json!({"type": "ClusterIP"}), "r");
+    assert_eq!(inward.take_dirty().len(), 2, "left over from another type");
+}
+
+#[test]
+fn a_port_name_may_mean_another_number_on_each_pod() {
+    let mut table = EndpointTable::new();
+    table.take(service("a", "10.96.0.1", 80));
+    table.take(slice("a-1", "a", 7, "r"));
+    let TableChange::SliceApplied(mut other, revision) = slice("a-2", "a", 8, "nr") else {
+        panic!("no slice")
+    };
+    other.ports[0].port = 4000;
+    table.take(TableChange::SliceApplied(other, revision));
+    let found = table.routing(port("10.96.0.1", 80)).unwrap().endpoints;
+    assert_eq!(found.iter().map(|e| e.port).collect::<Vec<_>>(), [3000, 4000]);
+}
+
+#[test]
+fn affinity_has_a_time_and_is_none_by_default() {
+    let seconds = |spec| policied(spec, "r").routing(port("10.96.0.1", 80)).unwrap().affinity_s;
+    assert_eq!(seconds(json!({})), None);
+    assert_eq!(seconds(json!({"sessionAffinity": "ClientIP"})), Some(10_800));
+    let config = json!({"clientIP": {"timeoutSeconds": 5}});
+    assert_eq!(seconds(json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": config})), Some(5));
 }
 
 #[test]
@@ -76,9 +166,9 @@ fn the_fallback_to_terminating_ones_looks_at_all_slices_of_the_service() {
     table.take(service("a", "10.96.0.1", 80));
     table.take(slice("a-1", "a", 7, "s"));
     table.take(slice("a-2", "a", 8, "nr"));
-    assert_eq!(last_bytes(table.endpoints(port("10.96.0.1", 80))), Some(vec![1]));
+    assert_eq!(last_bytes(table.routing(port("10.96.0.1", 80))), Some(vec![1]));
     table.take(slice("a-2", "a", 9, "nn"));
-    assert_eq!(last_bytes(table.endpoints(port("10.96.0.1", 80))), Some(vec![0]));
+    assert_eq!(last_bytes(table.routing(port("10.96.0.1", 80))), Some(vec![0]));
     assert_eq!(table.revision(), Revision(9));
 }
 
@@ -126,6 +216,31 @@ fn headless_external_and_foreign_things_are_left_out() {
 }
 
 #[test]
+fn a_service_that_names_another_proxy_is_let_go_and_taken_back() {
+    let service = |labels: Value| {
+        let service = serde_json::from_value(json!({
+            "metadata": {"name": "a", "namespace": "ns", "labels": labels},
+            "spec": {"type": "NodePort", "clusterIP": "10.96.0.1", "ports": [{"port": 80, "nodePort": 30_080}]}
+        }));
+        TableChange::of_service(Change::Applied(service.unwrap())).unwrap()
+    };
+    let mut table = EndpointTable::new();
+    table.take(slice("a-1", "a", 7, "r"));
+    let both = [node_port(Front::Node, 30_080), port("10.96.0.1", 80)];
+    for (labels, served) in [
+        (json!({}), true),
+        (json!({"service.kubernetes.io/service-proxy-name": ""}), false),
+        (json!({"other": "label"}), true),
+        (json!({"service.kubernetes.io/service-proxy-name": "mesh"}), false),
+    ] {
+        table.take(service(labels));
+        let dirty = table.take_dirty();
+        assert_eq!(dirty.keys().copied().collect::<BTreeSet<_>>(), BTreeSet::from(both));
+        assert!(dirty.values().all(|routing| routing.is_some() == served), "{dirty:?}");
+    }
+}
+
+#[test]
 fn complete_only_after_both_lists_and_a_new_list_drops_what_it_does_not_name() {
     let mut table = EndpointTable::new();
     table.take(TableChange::SlicesListed(Vec::new(), Revision(5)));
@@ -136,7 +251,7 @@ fn complete_only_after_both_lists_and_a_new_list_drops_what_it_does_not_name() {
     table.take(slice("a-1", "a", 7, "r"));
     table.take_dirty();
     table.take(TableChange::SlicesListed(Vec::new(), Revision(9)));
-    assert_eq!(table.take_dirty(), BTreeMap::from([(port("10.96.0.1", 80), Some(Vec::new()))]));
+    assert_eq!(table.take_dirty(), BTreeMap::from([(port("10.96.0.1", 80), Some(Routing::default()))]));
     table.take(TableChange::ServicesListed(Vec::new()));
     assert_eq!(table.take_dirty(), BTreeMap::from([(port("10.96.0.1", 80), None)]));
 }
@@ -165,7 +280,7 @@ proptest! {
     #[test]
     fn increments_add_up_to_the_level(steps in steps()) {
         let mut table = EndpointTable::new();
-        let mut followed: BTreeMap<ServicePort, Vec<Endpoint>> = BTreeMap::new();
+        let mut followed: BTreeMap<ServicePort, Routing> = BTreeMap::new();
         for step in steps {
             table.take(step);
             for (port, endpoints) in table.take_dirty() {

@@ -5,9 +5,12 @@
 
 use std::net::Ipv4Addr;
 
-use hitless_dataplane::{Batch, Class, Endpoint, KernelError, Program, Protocol, ServicePort, SlotKey};
+use hitless_dataplane::{
+    Batch, Class, Endpoint, Front, KernelError, NodePort, Program, Protocol, ServicePort, SlotKey, Step,
+};
 
 use super::{
+    affinity,
     layout::TABLE,
     message::{self, Attributes, Transaction, attribute, attributes, flag, kind},
     socket::Connection,
@@ -15,8 +18,27 @@ use super::{
 
 /// Services without endpoints.
 pub const REFUSED: &str = "refused";
+/// Services without endpoints for some connections.
+pub const DROPPED: &str = "dropped";
+/// Node ports whose connections are masqueraded.
+pub const NODE_PORTS: &str = "node-ports";
+/// Node ports whose connections from outside keep their source.
+pub const OUTSIDE_PORTS: &str = "outside-ports";
+/// Services whose clients stay with an endpoint, and the chain that sees to it.
+pub const AFFINITY: &str = "affinity";
+/// Those services' endpoints.
+pub const MEMBERS: &str = "members";
+/// Those services' clients, each with his endpoint.
+pub const CLIENTS: &str = "clients";
 /// Endpoint addresses, each twice, so that one look-up of source and destination finds who reached himself.
 pub const PODS: &str = "pods";
+
+/// What stands for the address in the key of a node port, and of one for connections from outside: no packet goes there.
+pub const NODE: Ipv4Addr = Ipv4Addr::new(0, 0, 0, 0);
+pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(0, 0, 0, 1);
+
+/// Clients that are remembered at a time; about 150 bytes each. Further ones are served and not remembered.
+const CLIENTS_MAX: u32 = 1 << 18;
 
 /// About 45 bytes each: so that a list stays below the 64 KiB of an attribute.
 const ELEMENTS_PER_MESSAGE: usize = 1000;
@@ -33,51 +55,93 @@ pub fn slots_map(class: Class) -> String {
     format!("slots-{}", class.slots())
 }
 
+/// What a set is: its key, and for a map its data, each as a type for nft and a length in bytes.
+struct Set<'a> {
+    name: &'a str,
+    flags: u32,
+    key: (u32, u32),
+    data: Option<(u32, u32)>,
+    size_max: Option<u32>,
+    user_data: Vec<u8>,
+}
+
+impl<'a> Set<'a> {
+    fn plain(name: &'a str, key: (u32, u32)) -> Self {
+        Self { name, flags: 0, key, data: None, size_max: None, user_data: type_of::plain() }
+    }
+}
+
 /// Creates all sets and maps.
 pub fn write_sets(transaction: &mut Transaction) {
     const MAP: u32 = 0x8;
-    let mut id = 0;
-    let mut set = |name: &str, key: (u32, u32), data: Option<(u32, u32)>, user_data: &[u8]| {
-        id += 1;
+    const TIMEOUT: u32 = 0x10;
+    const WRITTEN_BY_PACKETS: u32 = 0x20;
+    const VERDICT: (u32, u32) = (0xffff_ff00, 16);
+    const SERVICE: (u32, u32) = (SERVICE_KEY, 12);
+    const PORT_KEY: (u32, u32) = (PROTOCOL << 6 | PORT, 8);
+    const ENDPOINT: (u32, u32) = (ADDRESS << 6 | PORT, 8);
+    let names: Vec<_> = Class::ALL.into_iter().map(|class| (class, slots_map(class))).collect();
+    let mut sets: Vec<_> = names
+        .iter()
+        .map(|(class, name)| Set {
+            flags: MAP,
+            data: Some(ENDPOINT),
+            user_data: type_of::slots(*class),
+            ..Set::plain(name, (SERVICE_KEY << 6 | INTEGER, 16))
+        })
+        .collect();
+    sets.extend([
+        Set::plain(REFUSED, SERVICE),
+        Set::plain(DROPPED, SERVICE),
+        Set::plain(NODE_PORTS, PORT_KEY),
+        Set::plain(OUTSIDE_PORTS, PORT_KEY),
+        Set::plain(PODS, (ADDRESS << 6 | ADDRESS, 8)),
+        Set::plain(MEMBERS, (SERVICE_KEY << 12 | ADDRESS << 6 | PORT, 20)),
+        Set { flags: MAP, data: Some(VERDICT), ..Set::plain(AFFINITY, SERVICE) },
+        Set {
+            flags: MAP | TIMEOUT | WRITTEN_BY_PACKETS,
+            data: Some(ENDPOINT),
+            size_max: Some(CLIENTS_MAX),
+            ..Set::plain(CLIENTS, (ADDRESS << 18 | SERVICE_KEY, 16))
+        },
+    ]);
+    for (id, set) in (1..).zip(sets) {
         transaction.push(kind::NEW_SET, flag::CREATE, |a| {
             a.string(1, TABLE);
-            a.string(2, name);
-            a.u32(3, if data.is_some() { MAP } else { 0 });
-            a.u32(4, key.0);
-            a.u32(5, key.1);
-            if let Some((data_type, length)) = data {
+            a.string(2, set.name);
+            a.u32(3, set.flags);
+            a.u32(4, set.key.0);
+            a.u32(5, set.key.1);
+            if let Some((data_type, length)) = set.data {
                 a.u32(6, data_type);
                 a.u32(7, length);
             }
+            if let Some(size) = set.size_max {
+                a.nest(9, |description| description.u32(1, size));
+            }
             a.u32(10, id);
-            a.bytes(13, user_data);
+            a.bytes(13, &set.user_data);
         });
-    };
-    for class in Class::ALL {
-        let key = (SERVICE_KEY << 6 | INTEGER, 16);
-        set(&slots_map(class), key, Some((ADDRESS << 6 | PORT, 8)), &type_of::slots(class));
     }
-    set(REFUSED, (SERVICE_KEY, 12), None, &type_of::plain());
-    set(PODS, (ADDRESS << 6 | ADDRESS, 8), None, &type_of::plain());
 }
 
-/// Writes every element of a program into sets that are new.
+/// Writes every element of a program into sets that are new. The chains of its affinities must be there.
 pub fn write_all(transaction: &mut Transaction, program: &Program) {
+    let t = transaction;
     for class in Class::ALL {
         let of_class = program.slots.iter().filter(|(key, _)| key.class == class);
-        let pairs = of_class.map(|(key, endpoint)| (slot_key(key), Some(endpoint_value(endpoint))));
-        write(transaction, kind::NEW_ELEMENT, &slots_map(class), pairs);
+        write(t, kind::NEW_ELEMENT, &slots_map(class), of_class.map(|(key, endpoint)| slot(key, endpoint)));
     }
-    write(
-        transaction,
-        kind::NEW_ELEMENT,
-        REFUSED,
-        program.refused.iter().map(|s| (service_key(s), NO_VALUE)),
-    );
-    write(transaction, kind::NEW_ELEMENT, PODS, program.pods.iter().map(|p| (pod_key(*p), NO_VALUE)));
+    write(t, kind::NEW_ELEMENT, REFUSED, program.refused.iter().map(service));
+    write(t, kind::NEW_ELEMENT, DROPPED, program.dropped.iter().map(service));
+    write(t, kind::NEW_ELEMENT, NODE_PORTS, program.node_ports.iter().map(node_port));
+    write(t, kind::NEW_ELEMENT, OUTSIDE_PORTS, program.outside_ports.iter().map(node_port));
+    write(t, kind::NEW_ELEMENT, AFFINITY, program.affinity.iter().map(|(s, seconds)| affine(s, *seconds)));
+    write(t, kind::NEW_ELEMENT, MEMBERS, program.members.iter().map(member));
+    write(t, kind::NEW_ELEMENT, PODS, program.pods.iter().map(pod));
 }
 
-/// Writes a change: first what goes, then what comes, since a key must not be there twice.
+/// Writes a change: first what goes, then what comes, since a key must not be there twice. The chains of new affinities must be there.
 pub fn write_change(transaction: &mut Transaction, batch: &Batch) {
     for class in Class::ALL {
         let replaced = batch.slots_replaced.iter().map(|(key, _)| key);
@@ -86,44 +150,87 @@ pub fn write_change(transaction: &mut Transaction, batch: &Batch) {
             transaction,
             kind::DELETE_ELEMENT,
             &slots_map(class),
-            gone.map(|key| (slot_key(key), NO_VALUE)),
+            gone.map(|key| (slot_key(key), Value::None)),
         );
     }
-    write(
-        transaction,
-        kind::DELETE_ELEMENT,
-        REFUSED,
-        batch.refused_removed.iter().map(|s| (service_key(s), NO_VALUE)),
-    );
-    write(
-        transaction,
-        kind::DELETE_ELEMENT,
-        PODS,
-        batch.pods_removed.iter().map(|p| (pod_key(*p), NO_VALUE)),
-    );
+    let adds = [false, true];
+    for add in adds {
+        write_step(transaction, add, AFFINITY, &batch.affinity, |(s, seconds)| affine(s, *seconds));
+        write_step(transaction, add, REFUSED, &batch.refused, service);
+        write_step(transaction, add, DROPPED, &batch.dropped, service);
+        write_step(transaction, add, NODE_PORTS, &batch.node_ports, node_port);
+        write_step(transaction, add, OUTSIDE_PORTS, &batch.outside_ports, node_port);
+        write_step(transaction, add, MEMBERS, &batch.members, member);
+        write_step(transaction, add, PODS, &batch.pods, pod);
+    }
     for class in Class::ALL {
         let come =
             batch.slots_added.iter().chain(&batch.slots_replaced).filter(|(key, _)| key.class == class);
-        let come = come.map(|(key, endpoint)| (slot_key(key), Some(endpoint_value(endpoint))));
-        write(transaction, kind::NEW_ELEMENT, &slots_map(class), come);
+        write(
+            transaction,
+            kind::NEW_ELEMENT,
+            &slots_map(class),
+            come.map(|(key, endpoint)| slot(key, endpoint)),
+        );
     }
-    write(
-        transaction,
-        kind::NEW_ELEMENT,
-        REFUSED,
-        batch.refused_added.iter().map(|s| (service_key(s), NO_VALUE)),
-    );
-    write(transaction, kind::NEW_ELEMENT, PODS, batch.pods_added.iter().map(|p| (pod_key(*p), NO_VALUE)));
 }
 
-const NO_VALUE: Option<[u8; 8]> = None;
+/// What an element of a map holds.
+enum Value {
+    /// It is an element of a set.
+    None,
+    /// An endpoint.
+    Endpoint([u8; 8]),
+    /// A jump to this chain.
+    Jump(String),
+}
 
-fn write<K: AsRef<[u8]>>(
+type Element = (Vec<u8>, Value);
+
+fn slot(key: &SlotKey, endpoint: &Endpoint) -> Element {
+    (slot_key(key), Value::Endpoint(endpoint_value(endpoint)))
+}
+
+fn service(service: &ServicePort) -> Element {
+    (service_key(service).to_vec(), Value::None)
+}
+
+fn node_port((protocol, port): &NodePort) -> Element {
+    let [high, low] = port.to_be_bytes();
+    (vec![protocol.number(), 0, 0, 0, high, low, 0, 0], Value::None)
+}
+
+fn affine(service: &ServicePort, seconds: u32) -> Element {
+    let chain = affinity::chain_name(service.front, seconds);
+    (service_key(service).to_vec(), Value::Jump(chain))
+}
+
+fn member((service, endpoint): &(ServicePort, Endpoint)) -> Element {
+    ([service_key(service).as_slice(), &endpoint_value(endpoint)].concat(), Value::None)
+}
+
+fn pod(address: &Ipv4Addr) -> Element {
+    let [a, b, c, d] = address.octets();
+    (vec![a, b, c, d, a, b, c, d], Value::None)
+}
+
+fn write_step<T>(
     transaction: &mut Transaction,
-    kind: u16,
+    add: bool,
     set: &str,
-    elements: impl Iterator<Item = (K, Option<[u8; 8]>)>,
+    step: &Step<T>,
+    element: impl Fn(&T) -> Element,
 ) {
+    if add {
+        write(transaction, kind::NEW_ELEMENT, set, step.added.iter().map(element));
+    } else {
+        let keys = step.removed.iter().map(|item| (element(item).0, Value::None));
+        write(transaction, kind::DELETE_ELEMENT, set, keys);
+    }
+}
+
+fn write(transaction: &mut Transaction, kind: u16, set: &str, elements: impl Iterator<Item = Element>) {
+    const JUMP: i32 = -3;
     let flags = if kind == kind::NEW_ELEMENT { flag::CREATE } else { 0 };
     let mut elements = elements.peekable();
     while elements.peek().is_some() {
@@ -133,9 +240,16 @@ fn write<K: AsRef<[u8]>>(
             a.nest(3, |list| {
                 for (key, value) in elements.by_ref().take(ELEMENTS_PER_MESSAGE) {
                     list.nest(1, |element| {
-                        element.nest(1, |data| data.bytes(1, key.as_ref()));
-                        if let Some(value) = value {
-                            element.nest(2, |data| data.bytes(1, &value));
+                        element.nest(1, |data| data.bytes(1, &key));
+                        match value {
+                            Value::None => {}
+                            Value::Endpoint(value) => element.nest(2, |data| data.bytes(1, &value)),
+                            Value::Jump(chain) => element.nest(2, |data| {
+                                data.nest(2, |verdict| {
+                                    verdict.u32(1, JUMP.cast_unsigned());
+                                    verdict.string(2, &chain);
+                                });
+                            }),
                         }
                     });
                 }
@@ -151,13 +265,28 @@ pub fn read_all(connection: &mut Connection) -> Result<Program, KernelError> {
         for (key, value) in read(connection, &slots_map(class))? {
             let (service, slot) =
                 parse_service_key(&key).zip(message::u32_ne(&key, 12)).ok_or_else(strange)?;
-            let slot = u16::try_from(slot).map_err(|_| strange())?;
             let endpoint = parse_endpoint(&value).ok_or_else(strange)?;
             program.slots.insert(SlotKey { service, class, slot }, endpoint);
         }
     }
-    for (key, _) in read(connection, REFUSED)? {
-        program.refused.insert(parse_service_key(&key).ok_or_else(strange)?);
+    let services = |connection: &mut Connection, set| -> Result<Vec<ServicePort>, KernelError> {
+        read(connection, set)?.iter().map(|(key, _)| parse_service_key(key).ok_or_else(strange)).collect()
+    };
+    program.refused = services(connection, REFUSED)?.into_iter().collect();
+    program.dropped = services(connection, DROPPED)?.into_iter().collect();
+    for (set, ports) in [(NODE_PORTS, &mut program.node_ports), (OUTSIDE_PORTS, &mut program.outside_ports)] {
+        for (key, _) in read(connection, set)? {
+            ports.insert(parse_node_port(&key).ok_or_else(strange)?);
+        }
+    }
+    for (key, value) in read(connection, AFFINITY)? {
+        let chain = attribute(&value, 2).map(message::text).and_then(affinity::seconds_of);
+        let (service, seconds) = parse_service_key(&key).zip(chain).ok_or_else(strange)?;
+        program.affinity.insert(service, seconds);
+    }
+    for (key, _) in read(connection, MEMBERS)? {
+        let endpoint = key.get(12..).and_then(parse_endpoint);
+        program.members.insert(parse_service_key(&key).zip(endpoint).ok_or_else(strange)?);
     }
     for (key, _) in read(connection, PODS)? {
         program.pods.insert(parse_address(&key).ok_or_else(strange)?);
@@ -178,26 +307,32 @@ fn read(connection: &mut Connection, set: &str) -> Result<Vec<Pair>, KernelError
     };
     connection.dump(kind::GET_ELEMENT, which, Vec::new, |found: &mut Vec<Pair>, message| {
         for (_, element) in attribute(message, 3).into_iter().flat_map(attributes) {
-            let value =
-                |kind| attribute(element, kind).and_then(|data| attribute(data, 1)).unwrap_or_default();
-            found.push((value(1).to_vec(), value(2).to_vec()));
+            let key = attribute(element, 1).and_then(|data| attribute(data, 1)).unwrap_or_default();
+            // Plain data, or a verdict.
+            let value = attribute(element, 2);
+            let value = value.and_then(|data| attribute(data, 1).or(attribute(data, 2))).unwrap_or_default();
+            found.push((key.to_vec(), value.to_vec()));
         }
     })
 }
 
 fn service_key(service: &ServicePort) -> [u8; 12] {
-    let [a, b, c, d] = service.address.octets();
+    let [a, b, c, d] = address_of(service.front).octets();
     let [high, low] = service.port.to_be_bytes();
     [a, b, c, d, service.protocol.number(), 0, 0, 0, high, low, 0, 0]
 }
 
-fn slot_key(key: &SlotKey) -> Vec<u8> {
-    [service_key(&key.service).as_slice(), &u32::from(key.slot).to_ne_bytes()].concat()
+/// What stands in a key for the address.
+pub fn address_of(front: Front) -> Ipv4Addr {
+    match front {
+        Front::Address(address) => address,
+        Front::Node => NODE,
+        Front::NodeOutside => OUTSIDE,
+    }
 }
 
-fn pod_key(address: Ipv4Addr) -> [u8; 8] {
-    let [a, b, c, d] = address.octets();
-    [a, b, c, d, a, b, c, d]
+fn slot_key(key: &SlotKey) -> Vec<u8> {
+    [service_key(&key.service).as_slice(), &key.slot.to_ne_bytes()].concat()
 }
 
 fn endpoint_value(endpoint: &Endpoint) -> [u8; 8] {
@@ -216,11 +351,16 @@ fn parse_port(bytes: &[u8], at: usize) -> Option<u16> {
 }
 
 fn parse_service_key(bytes: &[u8]) -> Option<ServicePort> {
-    Some(ServicePort {
-        address: parse_address(bytes)?,
-        protocol: Protocol::from_number(*bytes.get(4)?)?,
-        port: parse_port(bytes, 8)?,
-    })
+    let front = match parse_address(bytes)? {
+        NODE => Front::Node,
+        OUTSIDE => Front::NodeOutside,
+        address => Front::Address(address),
+    };
+    Some(ServicePort { front, protocol: Protocol::from_number(*bytes.get(4)?)?, port: parse_port(bytes, 8)? })
+}
+
+fn parse_node_port(bytes: &[u8]) -> Option<NodePort> {
+    Some((Protocol::from_number(*bytes.first()?)?, parse_port(bytes, 4)?))
 }
 
 fn parse_endpoint(bytes: &[u8]) -> Option<Endpoint> {
@@ -250,8 +390,7 @@ mod type_of {
     pub fn slots(class: Class) -> Vec<u8> {
         let address = payload(IPV4, 12);
         let port = payload(TRANSPORT, 2);
-        let numgen =
-            expression(NUMGEN, &[number(0, 1), number(1, class.slots().into()), number(2, 0)].concat());
+        let numgen = expression(NUMGEN, &[number(0, 1), number(1, class.slots()), number(2, 0)].concat());
         let key = concatenation(&[address.clone(), payload(IPV4, 9), port.clone(), numgen]);
         let data = concatenation(&[address, port]);
         [number(KEY_ORDER, 0), number(DATA_ORDER, 0), block(KEY_TYPE, &key), block(DATA_TYPE, &data)].concat()

@@ -1,6 +1,7 @@
-//! Netlink messages of nf_tables, written and read: headers, attributes, and batches of them.
+//! Netlink messages of nf_tables and of connection tracking, written and read: headers, attributes, and batches of them.
 //!
-//! The numbers are those of the kernel's uapi headers (`linux/netlink.h`, `linux/netfilter/nfnetlink.h`, `linux/netfilter/nf_tables.h`).
+//! The numbers are those of the kernel's uapi headers (`linux/netlink.h`, `linux/netfilter/nfnetlink.h`, `linux/netfilter/nf_tables.h`,
+//! `linux/netfilter/nfnetlink_conntrack.h`).
 //! Integers in attributes are big-endian; what sits in registers and keys has its own order.
 
 /// Message types of nf_tables, with the subsystem in the upper byte.
@@ -10,12 +11,16 @@ pub mod kind {
     pub const DELETE_TABLE: u16 = SUBSYSTEM | 2;
     pub const NEW_CHAIN: u16 = SUBSYSTEM | 3;
     pub const GET_CHAIN: u16 = SUBSYSTEM | 4;
+    pub const DELETE_CHAIN: u16 = SUBSYSTEM | 5;
     pub const NEW_RULE: u16 = SUBSYSTEM | 6;
     pub const GET_RULE: u16 = SUBSYSTEM | 7;
     pub const NEW_SET: u16 = SUBSYSTEM | 9;
     pub const NEW_ELEMENT: u16 = SUBSYSTEM | 12;
     pub const GET_ELEMENT: u16 = SUBSYSTEM | 13;
     pub const DELETE_ELEMENT: u16 = SUBSYSTEM | 14;
+    /// Of connection tracking: list, and delete.
+    pub const GET_FLOW: u16 = (1 << 8) | 1;
+    pub const DELETE_FLOW: u16 = (1 << 8) | 2;
     pub const BATCH_BEGIN: u16 = 16;
     pub const BATCH_END: u16 = 17;
     pub const ERROR: u16 = 2;
@@ -27,6 +32,7 @@ pub mod kind {
             NEW_TABLE => "new table",
             DELETE_TABLE => "delete table",
             NEW_CHAIN => "new chain",
+            DELETE_CHAIN => "delete chain",
             NEW_RULE => "new rule",
             NEW_SET => "new set",
             NEW_ELEMENT => "add elements",
@@ -66,6 +72,11 @@ impl Attributes<'_> {
         let start = self.begin(kind);
         self.0.extend_from_slice(value);
         self.end(start);
+    }
+
+    /// Attributes that are written already.
+    pub fn raw(&mut self, attributes: &[u8]) {
+        self.0.extend_from_slice(attributes);
     }
 
     pub fn u32(&mut self, kind: u16, value: u32) {

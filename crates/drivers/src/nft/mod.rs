@@ -2,13 +2,16 @@
 //!
 //! One table, `ip hitless`, whose chains and rules (`layout`) never change while it stands; services and endpoints are elements of
 //! its maps (`elements`), so that a changed endpoint costs its own slots. No program is started for it: the messages are written here
-//! (`message`, `expr`) and sent as netlink batches (`socket`), which the kernel takes whole or not at all.
+//! (`message`, `expr`) and sent as netlink batches (`socket`), which the kernel takes whole or not at all. Only affinity has chains that come
+//! and go (`affinity`). UDP flows that a commit leaves behind are ended after it (`flows`).
 //!
 //! What must hold: a change is in force when `apply` returns; a connection that began before stays where it is (connection
-//! tracking carries it), one that begins after sees the new state.
+//! tracking carries it; UDP, which has none, see `flows`), one that begins after sees the new state.
 
+mod affinity;
 mod elements;
 mod expr;
+mod flows;
 mod layout;
 mod message;
 mod socket;
@@ -37,6 +40,9 @@ pub struct NftOptions {
     /// The cluster's Pod range. Connections to services from outside of it get this node's address as source, so that the answers come
     /// back through this node. `None`: only the node's own connections do.
     pub pod_cidr: Option<Ipv4Net>,
+    /// The range of this node's own Pods: where a Service tells connections from outside apart, theirs are not meant. `None`: only the
+    /// node's own are not.
+    pub node_pod_cidr: Option<Ipv4Net>,
 }
 
 /// The kernel's nf_tables of one network namespace.
@@ -81,10 +87,10 @@ impl Kernel for Nft {
         self.blocking(move |connection| {
             let mut transaction = Transaction::new();
             layout::clear(&mut transaction);
-            layout::build(&mut transaction, &options, |transaction| {
-                elements::write_all(transaction, &program)
-            });
-            connection.commit(transaction)
+            layout::build(&mut transaction, options, &program);
+            connection.commit(transaction)?;
+            flows::end_strays(connection, &program.flows())?;
+            Ok(())
         })
         .await
     }
@@ -94,24 +100,39 @@ impl Kernel for Nft {
             return Ok(());
         }
         let mut transaction = Transaction::new();
+        for seconds in &batch.timeouts.added {
+            layout::add_affinity(&mut transaction, *seconds);
+        }
         elements::write_change(&mut transaction, batch);
-        if batch.len() <= INLINE_ELEMENTS_MAX
+        for seconds in &batch.timeouts.removed {
+            layout::remove_affinity(&mut transaction, *seconds);
+        }
+        if batch.flows.is_empty()
+            && batch.len() <= INLINE_ELEMENTS_MAX
             && let Some(mut connection) = self.connection.try_lock()
         {
             return connection.commit(transaction);
         }
-        self.blocking(move |connection| connection.commit(transaction)).await
+        let (changes, flows) = (batch.len(), batch.flows.clone());
+        self.blocking(move |connection| {
+            if changes > 0 {
+                connection.commit(transaction)?;
+            }
+            flows::end_strays(connection, &flows)?;
+            Ok(())
+        })
+        .await
     }
 
     async fn verify(&self) -> Result<(), KernelError> {
         let options = self.options;
-        self.blocking(move |connection| layout::verify(connection, &options)).await
+        self.blocking(move |connection| layout::verify(connection, options)).await
     }
 
     async fn read_back(&self) -> Result<Program, KernelError> {
         let options = self.options;
         self.blocking(move |connection| {
-            layout::verify(connection, &options)?;
+            layout::verify(connection, options)?;
             elements::read_all(connection)
         })
         .await

@@ -1,12 +1,15 @@
-//! The netlink socket: sends a transaction and reads the kernel's answer, or dumps what is there.
+//! The netlink sockets: send a transaction and read the kernel's answer, or dump what is there.
 //!
 //! The kernel works on a batch within the call that sends it, so when the call is back, commit or refusal is done and all
 //! answers lie in the receive buffer. A batch must fit one call: the send buffer is made as large as it needs.
 
-use std::io;
+use std::{collections::HashSet, io, net::Ipv4Addr};
 
 use hitless_dataplane::KernelError;
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use netlink_sys::{
+    Socket, SocketAddr,
+    protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
+};
 use rustix::net::sockopt::{set_socket_recv_buffer_size_force, set_socket_send_buffer_size_force};
 
 use super::message::{self, Attributes, Received, Transaction, attribute, flag, kind, u32_ne};
@@ -22,6 +25,8 @@ const ENOBUFS: i32 = 105;
 /// A connection to nf_tables of one network namespace.
 pub struct Connection {
     socket: Socket,
+    /// For the namespace's addresses.
+    routes: Socket,
     send_buffer_bytes: usize,
     datagram: Vec<u8>,
 }
@@ -36,7 +41,10 @@ impl Connection {
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
         set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER_BYTES)?;
-        Ok(Self { socket, send_buffer_bytes: 0, datagram: Vec::with_capacity(DATAGRAM_BYTES) })
+        let mut routes = Socket::new(NETLINK_ROUTE)?;
+        routes.bind_auto()?;
+        routes.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self { socket, routes, send_buffer_bytes: 0, datagram: Vec::with_capacity(DATAGRAM_BYTES) })
     }
 
     /// Commits the transaction, or changes nothing.
@@ -112,6 +120,72 @@ impl Connection {
                         };
                     }
                     _ => take(received.payload.get(message::NF_HEADER..).unwrap_or_default()),
+                }
+            }
+        }
+    }
+
+    /// Makes one request and waits for its answer. The kernel's refusal is an error of the operating system.
+    pub fn request(
+        &mut self,
+        kind: u16,
+        content: impl FnOnce(&mut Attributes<'_>),
+    ) -> Result<(), KernelError> {
+        const SEQUENCE: u32 = 1;
+        while self.receive(false)? {}
+        let mut request = Vec::new();
+        message::append(&mut request, (kind, flag::ACK, SEQUENCE), content);
+        self.make_room(request.len())?;
+        self.socket.send(&request, 0)?;
+        loop {
+            self.receive(true)?;
+            let answer = message::messages(&self.datagram)
+                .find(|received| received.kind == kind::ERROR && received.sequence == SEQUENCE);
+            match answer.as_ref().and_then(error_of) {
+                Some((0, _)) => return Ok(()),
+                Some((code, _)) => return Err(io::Error::from_raw_os_error(-code).into()),
+                None => {}
+            }
+        }
+    }
+
+    /// The IPv4 addresses of the network namespace's own links.
+    pub fn own_addresses(&mut self) -> Result<HashSet<Ipv4Addr>, KernelError> {
+        const GET_ADDRESS: u16 = 22;
+        const FAMILY_IPV4: u8 = 2;
+        /// A message header and what says which addresses are meant: the family, and zeroes.
+        const LENGTH: u8 = 24;
+        const LOCAL: u16 = 2;
+        let mut request = vec![0; LENGTH.into()];
+        for (place, byte) in request.iter_mut().zip(
+            [
+                u32::from(LENGTH).to_ne_bytes().as_slice(),
+                &GET_ADDRESS.to_ne_bytes(),
+                &(flag::REQUEST | flag::DUMP).to_ne_bytes(),
+            ]
+            .concat(),
+        ) {
+            *place = byte;
+        }
+        if let Some(family) = request.get_mut(message::HEADER) {
+            *family = FAMILY_IPV4;
+        }
+        self.routes.send(&request, 0)?;
+        let mut own = HashSet::new();
+        loop {
+            self.datagram.clear();
+            self.routes.recv(&mut self.datagram, 0)?;
+            for received in message::messages(&self.datagram) {
+                match received.kind {
+                    kind::ERROR => {
+                        return Err(foreign(u32_ne(received.payload, 0).unwrap_or(0).cast_signed()));
+                    }
+                    kind::DONE => return Ok(own),
+                    _ => {
+                        let attributes = received.payload.get(8..).unwrap_or_default();
+                        let address = attribute(attributes, LOCAL).and_then(|octets| octets.try_into().ok());
+                        own.extend(address.map(|octets: [u8; 4]| Ipv4Addr::from(octets)));
+                    }
                 }
             }
         }

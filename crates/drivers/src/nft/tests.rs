@@ -1,6 +1,7 @@
 //! The table under real connections, in network namespaces of the tests' own.
 
 mod namespaces;
+mod services;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -12,21 +13,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hitless_dataplane::{Batch, Endpoint, Kernel, KernelError, Program, Protocol, ServicePort, SlotTable};
+use hitless_dataplane::{
+    Batch, Endpoint, Front, Kernel, KernelError, Program, Protocol, Routing, ServicePort, SlotTable, Step,
+};
 use namespaces::{Namespace, Open, World, connect};
 use tokio::net::UdpSocket;
 
 use super::{Nft, NftOptions};
 
 const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
-const SERVICE: ServicePort = ServicePort { address: CLUSTER_IP, protocol: Protocol::Tcp, port: 80 };
+const SERVICE: ServicePort =
+    ServicePort { front: Front::Address(CLUSTER_IP), protocol: Protocol::Tcp, port: 80 };
 
 fn to() -> SocketAddr {
     (CLUSTER_IP, 80).into()
 }
 
-fn pods(numbers: &[u8]) -> Option<Vec<Endpoint>> {
-    Some(numbers.iter().map(|n| Endpoint { address: Ipv4Addr::new(10, 3, 0, *n), port: 3000 }).collect())
+fn endpoints(numbers: &[u8]) -> Vec<Endpoint> {
+    numbers.iter().map(|n| Endpoint { address: Ipv4Addr::new(10, 3, 0, *n), port: 3000 }).collect()
+}
+
+fn pods(numbers: &[u8]) -> Option<Routing> {
+    Some(endpoints(numbers).into())
 }
 
 /// A table in the node's namespace, and the slots that it holds.
@@ -52,8 +60,8 @@ impl Proxy {
         Self { nft, slots }
     }
 
-    fn change(&mut self, node: &Namespace, service: ServicePort, endpoints: Option<Vec<Endpoint>>) {
-        let batch = self.slots.change(&BTreeMap::from([(service, endpoints)]));
+    fn change(&mut self, node: &Namespace, service: ServicePort, routing: Option<Routing>) {
+        let batch = self.slots.change(&BTreeMap::from([(service, routing)]));
         let nft = self.nft.clone();
         node.run(move || async move { nft.apply(&batch).await.unwrap() });
     }
@@ -148,7 +156,7 @@ fn sources_are_kept_but_where_the_answer_would_not_come_back() {
     assert_eq!(seen_as(&world.node), [10, 3, 0, 1], "the node is seen as what the Pod can answer to");
     assert_eq!(seen_as(&world.pods), [10, 3, 0, 1], "a Pod that reaches itself");
     let pod_cidr = Some("10.3.0.0/24".parse().unwrap());
-    let options = NftOptions { pod_cidr };
+    let options = NftOptions { pod_cidr, node_pod_cidr: None };
     let program = proxy.slots.program();
     world.node.run(move || async move { Nft::open(options).unwrap().replace_all(&program).await.unwrap() });
     assert_eq!(seen_as(&world.client), [10, 3, 0, 1], "from outside of the Pod range");
@@ -200,8 +208,8 @@ fn no_connection_fails_while_the_table_is_replaced_and_services_change_class() {
     let mut held = world.client.run(|| async { connect(to()).await.unwrap() });
     let traffic = [Traffic::start(&world.client), Traffic::start(&world.node), Traffic::start(&world.client)];
     let many: Vec<Endpoint> = (2..10)
-        .flat_map(|n| pods(&[n]).unwrap())
-        .chain(pods(&[2, 3, 4, 5]).unwrap().into_iter().map(|e| Endpoint { port: 3001, ..e }))
+        .flat_map(|n| endpoints(&[n]))
+        .chain(endpoints(&[2, 3, 4, 5]).into_iter().map(|e| Endpoint { port: 3001, ..e }))
         .collect();
     // Ports 3001 answer as well, so that there are endpoints enough for a larger class.
     for n in 2..6_u8 {
@@ -210,7 +218,7 @@ fn no_connection_fails_while_the_table_is_replaced_and_services_change_class() {
     for round in 0..40 {
         traffic[round % 3].more(3);
         if round % 2 == 0 {
-            proxy.change(&world.node, SERVICE, Some(many.clone()));
+            proxy.change(&world.node, SERVICE, Some(many.clone().into()));
         } else {
             proxy.change(&world.node, SERVICE, pods(&[2, 3]));
         }
@@ -279,7 +287,8 @@ fn a_refused_change_changes_nothing_and_says_why() {
     let proxy = Proxy::new(&node, &[2, 3]);
     let before = proxy.read_back(&node).unwrap();
     let absent = ServicePort { port: 81, ..SERVICE };
-    let batch = Batch { refused_added: vec![SERVICE], refused_removed: vec![absent], ..Batch::default() };
+    let refused = Step { added: vec![SERVICE], removed: vec![absent] };
+    let batch = Batch { refused, ..Batch::default() };
     let nft = proxy.nft.clone();
     let error = node.run(move || async move { nft.apply(&batch).await.unwrap_err() });
     assert!(
@@ -318,16 +327,16 @@ fn other_hands_are_noticed_and_undone() {
 fn many_services_fit_one_transaction_and_one_change_stays_small() {
     let node = Namespace::new();
     let mut slots = SlotTable::new();
-    let service = |n: u16| ServicePort { address: Ipv4Addr::from(0x0a60_0000 + u32::from(n)), ..SERVICE };
+    let service = |n: u16| ServicePort::at(Ipv4Addr::from(0x0a60_0000 + u32::from(n)), Protocol::Tcp, 80);
     let endpoints = |n: u16| {
         (0..5_u32)
             .map(|e| Endpoint { address: Ipv4Addr::from(0x0a01_0000 + u32::from(n) * 5 + e), port: 3000 })
             .collect::<Vec<_>>()
     };
-    slots.change(&(0..2000).map(|n| (service(n), Some(endpoints(n)))).collect());
+    slots.change(&(0..2000).map(|n| (service(n), Some(endpoints(n).into()))).collect());
     let program = slots.program();
     assert_eq!(program.slots.len(), 32_000);
-    let one_less = slots.change(&BTreeMap::from([(service(7), Some(endpoints(7)[1..].to_vec()))]));
+    let one_less = slots.change(&BTreeMap::from([(service(7), Some(endpoints(7)[1..].to_vec().into()))]));
     assert_eq!(one_less.len(), 5);
     let (built, changed, after) = node.run(move || async move {
         let nft = Nft::open(NftOptions::default()).unwrap();

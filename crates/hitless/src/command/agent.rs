@@ -38,8 +38,10 @@ pub async fn run(config: &Path) -> Result<ExitCode> {
     let mut ends = Ends::new()?;
     let client = hitless_client::connect::from_kubeconfig(&config.kubeconfig).await?;
     let runtime: Arc<dyn Runtime> = Arc::new(Containerd::connect(config.socket.clone()));
-    let kernel: Arc<dyn Kernel> =
-        Arc::new(Nft::open(NftOptions { pod_cidr: Some(config.cluster_pod_cidr) })?);
+    let kernel: Arc<dyn Kernel> = Arc::new(Nft::open(NftOptions {
+        pod_cidr: Some(config.cluster_pod_cidr),
+        node_pod_cidr: Some(config.pod_cidr),
+    })?);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (kubelet_ends, proxy_ends) = (CancellationToken::new(), CancellationToken::new());
     let mut tasks: JoinSet<Result<()>> = JoinSet::new();

@@ -23,6 +23,11 @@ pub fn get_path(cluster: &str, node: &str, target: &str, path: &str) -> Result<S
     netns::inside(&format!("hitless.{cluster}.{node}"), || request(target, path)).unwrap()
 }
 
+/// The same from the machine's own network: no Pod and no node of the cluster.
+pub fn get_from_outside(target: &str) -> Result<String, String> {
+    request(target.parse().unwrap(), "/")
+}
+
 /// What became of a stream of requests.
 #[derive(Debug, Default)]
 pub struct Count {

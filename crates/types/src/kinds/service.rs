@@ -98,6 +98,8 @@ fn default_spec(spec: &mut Fields) {
         within(spec, "sessionAffinityConfig", |config| {
             within(config, "clientIP", |client| set(client, "timeoutSeconds", 10_800));
         });
+    } else {
+        spec.shift_remove("sessionAffinityConfig");
     }
     for port in items(spec, "ports") {
         set(port, "protocol", "TCP");
@@ -158,6 +160,7 @@ fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         }
     }
     check_policies(&spec, &mut faults);
+    check_affinity(&spec, &mut faults);
     if let Some(old) = old {
         check_update(&spec, &typed::<Service>(old).spec.unwrap_or_default(), &mut faults);
     }
@@ -199,7 +202,7 @@ fn check_addresses(spec: &ServiceSpec, faults: &mut Vec<FieldError>) {
 
 fn check_ports(spec: &ServiceSpec, faults: &mut Vec<FieldError>) {
     let ports = spec.ports.as_deref().unwrap_or_default();
-    let (mut names_seen, mut numbers_seen) = (Vec::new(), Vec::new());
+    let (mut names_seen, mut numbers_seen, mut node_ports_seen) = (Vec::new(), Vec::new(), Vec::new());
     for (i, port) in ports.iter().enumerate() {
         let at = format!("spec.ports[{i}]");
         let name = port.name.as_deref().unwrap_or_default();
@@ -248,6 +251,12 @@ fn check_ports(spec: &ServiceSpec, faults: &mut Vec<FieldError>) {
             faults.push(FieldError::duplicate(at, json!({"protocol": protocol, "port": port.port})));
         }
         numbers_seen.push((port.port, protocol));
+        if let Some(number) = port.node_port.filter(|number| *number != 0) {
+            if node_ports_seen.contains(&(number, protocol)) {
+                faults.push(FieldError::duplicate(format!("spec.ports[{i}].nodePort"), number));
+            }
+            node_ports_seen.push((number, protocol));
+        }
     }
 }
 
@@ -260,6 +269,19 @@ fn check_policies(spec: &ServiceSpec, faults: &mut Vec<FieldError>) {
         if let Some(value) = value.as_deref().filter(|v| !v.is_empty() && !supported.contains(v)) {
             faults.push(FieldError::not_supported(field, value, &supported));
         }
+    }
+}
+
+/// The longest that a client may be held to its Pod, in seconds.
+const AFFINITY_SECONDS_MAX: i32 = 86_400;
+
+fn check_affinity(spec: &ServiceSpec, faults: &mut Vec<FieldError>) {
+    let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    let Some(seconds) = config.and_then(|client| client.timeout_seconds) else { return };
+    if seconds <= 0 || seconds > AFFINITY_SECONDS_MAX {
+        let at = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+        let words = format!("must be greater than 0 and less than {AFFINITY_SECONDS_MAX}");
+        faults.push(FieldError::invalid(at, seconds, &words));
     }
 }
 

@@ -80,6 +80,6 @@ impl Kernel for FakeKernel {
         }
     }
     async fn read_back(&self) -> Result<Program, KernelError> {
-        Ok(self.program().unwrap_or_default())
+        self.program().ok_or_else(|| KernelError::Foreign { reason: "nothing built".to_owned() })
     }
 }

@@ -2,13 +2,19 @@
 //! The namespace goes with its thread, so nothing is left behind however a test ends.
 
 use std::{
-    future::Future, io, net::SocketAddr, pin::Pin, process::Command, sync::mpsc, thread::JoinHandle,
+    future::Future,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    pin::Pin,
+    process::Command,
+    sync::mpsc,
+    thread::JoinHandle,
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
     runtime::Runtime,
     sync::mpsc::{UnboundedSender, unbounded_channel},
 };
@@ -169,8 +175,17 @@ pub struct Open {
 
 /// Connects and reads who answers, within two seconds.
 pub async fn connect(to: SocketAddr) -> io::Result<Open> {
+    connect_from(Ipv4Addr::UNSPECIFIED, to).await
+}
+
+/// The same with this address as source.
+pub async fn connect_from(source: Ipv4Addr, to: SocketAddr) -> io::Result<Open> {
     let work = async {
-        let mut stream = TcpStream::connect(to).await?;
+        let socket = TcpSocket::new_v4()?;
+        if !source.is_unspecified() {
+            socket.bind((source, 0).into())?;
+        }
+        let mut stream = socket.connect(to).await?;
         let mut hello = [0; 5];
         stream.read_exact(&mut hello).await?;
         let [pod, a, b, c, d] = hello;
