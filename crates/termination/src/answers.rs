@@ -8,8 +8,10 @@
 pub const ANSWERS_MS_MAX: u32 = 1000;
 /// How often the connections are looked at meanwhile. Milliseconds.
 pub const LOOK_AGAIN_MS: u32 = 2;
-/// A client that has connected sends its request at once; one that has not within this time is no request. Milliseconds.
-pub const FIRST_BYTE_MS_MAX: u32 = 250;
+/// A client that has connected sends its request at once; one that has not within this time is no request. Milliseconds. On a
+/// machine with much to do a client waits for its turn in between, for half a second now and then. Less than [`ANSWERS_MS_MAX`], so that
+/// a connection that nothing comes on is not taken for a request that got no answer.
+pub const FIRST_BYTE_MS_MAX: u32 = 900;
 
 /// One TCP connection that somebody opened to the Pod, as its kernel knows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
