@@ -108,7 +108,7 @@ fn through_the_ingress(space: &Space) {
         "spec": {"rules": [rule]},
     });
     kubectl.with_input(&["apply", "-f", "-"], &format!("{}{ingress}\n", app(3, json!({})))).succeeded();
-    kubectl.ok(&["rollout", "status", "deployment/app", "--timeout=60s"]);
+    kubectl.ok(&["rollout", "status", "deployment/app", "--timeout=140s"]);
 
     // Where it is served stands in its status, and each node's ingress is one of the loop's consumers.
     let nodes = kubectl.json(&["get", "nodes"]);
@@ -146,12 +146,12 @@ fn through_the_ingress(space: &Space) {
             scope.spawn(move || stream(targets, keep_alive, end))
         });
         kubectl.ok(&["rollout", "restart", "deployment/app"]);
-        kubectl.ok(&["rollout", "status", "deployment/app", "--timeout=60s"]);
+        kubectl.ok(&["rollout", "status", "deployment/app", "--timeout=140s"]);
         for _ in 0..2 {
             let pod =
                 kubectl.names(&["pods", "-l", "name=app", "--field-selector=status.phase=Running"]).remove(0);
             kubectl.ok(&["delete", "pod", &pod]);
-            kubectl.ok(&["rollout", "status", "deployment/app", "--timeout=60s"]);
+            kubectl.ok(&["rollout", "status", "deployment/app", "--timeout=140s"]);
         }
         end.store(true, Ordering::Relaxed);
         for (kind, stream) in ["new connections", "kept-alive connections"].iter().zip(streams) {

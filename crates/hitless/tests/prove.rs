@@ -18,6 +18,9 @@ use std::{
 use common::{Cluster, HITLESS, Home, leftovers, run};
 use serde_json::Value;
 
+/// The ways of requests, in the order of the report; each with new connections and with kept-alive ones.
+const WAYS: &[&str] = &["clusterip-node", "clusterip-pod", "nodeport", "ingress", "dns-headless"];
+
 /// Two runs at once would measure how two cores are shared, and nothing else.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -44,14 +47,8 @@ fn scenario(json: &str) -> Value {
         assert!(path["requests"].as_u64().unwrap() > 0, "no traffic: {path}");
     }
     let names: Vec<&str> = paths.iter().map(|path| path["path"].as_str().unwrap()).collect();
-    let wanted = [
-        "clusterip-node/new",
-        "clusterip-node/keep-alive",
-        "clusterip-pod/new",
-        "clusterip-pod/keep-alive",
-        "dns-headless/new",
-        "dns-headless/keep-alive",
-    ];
+    let wanted: Vec<String> =
+        WAYS.iter().flat_map(|way| [format!("{way}/new"), format!("{way}/keep-alive")]).collect();
     assert_eq!(names, wanted);
     for count in ["requests", "failed"] {
         let sum: u64 = paths.iter().map(|path| path[count].as_u64().unwrap()).sum();

@@ -48,6 +48,12 @@ pub enum ProveError {
         /// The node.
         node: String,
     },
+    /// The cluster has not given something that the scenario needs.
+    #[error("there is no {what}")]
+    Missing {
+        /// What.
+        what: String,
+    },
     /// A generator of traffic ended without its summary.
     #[error("the traffic generator {generator} ended without a summary{said}")]
     Generator {

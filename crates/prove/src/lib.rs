@@ -17,6 +17,7 @@ mod error;
 mod lines;
 mod manifests;
 mod options;
+mod paths;
 mod progress;
 mod render;
 mod report;

@@ -8,64 +8,10 @@ use hdrhistogram::Histogram;
 use hitless_base::Timestamp;
 use serde::Deserialize;
 
-use crate::report::LostRequest;
+use crate::{paths::Path, report::LostRequest};
 
 /// More lost requests than this are counted, but not kept one by one.
 const LOST_KEPT_MAX: usize = 2_000;
-
-/// A way through which requests go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Path {
-    /// From a node to the cluster IP, each request on a connection of its own.
-    NodeNew,
-    /// From a node to the cluster IP, over kept-alive connections.
-    NodeKeepAlive,
-    /// From a Pod to the cluster IP, each request on a connection of its own.
-    PodNew,
-    /// From a Pod to the cluster IP, over kept-alive connections.
-    PodKeepAlive,
-    /// From a Pod to the name of a headless Service, each request on a connection of its own.
-    DnsNew,
-    /// From a Pod to the name of a headless Service, over kept-alive connections.
-    DnsKeepAlive,
-}
-
-impl Path {
-    /// In the order of the report.
-    pub const ALL: [Self; 6] = [
-        Self::NodeNew,
-        Self::NodeKeepAlive,
-        Self::PodNew,
-        Self::PodKeepAlive,
-        Self::DnsNew,
-        Self::DnsKeepAlive,
-    ];
-
-    /// The word in reports.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::NodeNew => "clusterip-node/new",
-            Self::NodeKeepAlive => "clusterip-node/keep-alive",
-            Self::PodNew => "clusterip-pod/new",
-            Self::PodKeepAlive => "clusterip-pod/keep-alive",
-            Self::DnsNew => "dns-headless/new",
-            Self::DnsKeepAlive => "dns-headless/keep-alive",
-        }
-    }
-
-    /// Whether requests go to addresses that a name was looked up for.
-    #[must_use]
-    pub fn is_by_name(self) -> bool {
-        matches!(self, Self::DnsNew | Self::DnsKeepAlive)
-    }
-
-    /// Whether connections are kept alive.
-    #[must_use]
-    pub fn keeps_alive(self) -> bool {
-        matches!(self, Self::NodeKeepAlive | Self::PodKeepAlive | Self::DnsKeepAlive)
-    }
-}
 
 /// Requests begun, answered and lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -195,6 +141,7 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::paths::path;
 
     const SUMMARY: &str = concat!(
         r#"{"summary":{"started_us":1,"ended_us":2,"sent":100,"ok":99,"failed":1,"failures_unprinted":0,"#,
@@ -204,11 +151,17 @@ mod tests {
     #[test]
     fn the_newest_line_is_the_state_and_generators_add_up() {
         let mut tally = Tally::default();
-        assert_eq!(tally.take("a", Path::NodeNew, r#"{"t":5,"sent":10,"ok":9,"failed":0}"#), Taken::News);
-        assert_eq!(tally.take("a", Path::NodeNew, r#"{"t":6,"sent":20,"ok":20,"failed":0}"#), Taken::News);
-        assert_eq!(tally.take("b", Path::NodeNew, SUMMARY), Taken::Summary);
-        assert_eq!(tally.take("c", Path::PodNew, SUMMARY), Taken::Summary);
-        assert_eq!(tally.counts(Path::NodeNew), Counts { sent: 120, ok: 119, failed: 1 });
+        assert_eq!(
+            tally.take("a", path("clusterip-node/new"), r#"{"t":5,"sent":10,"ok":9,"failed":0}"#),
+            Taken::News
+        );
+        assert_eq!(
+            tally.take("a", path("clusterip-node/new"), r#"{"t":6,"sent":20,"ok":20,"failed":0}"#),
+            Taken::News
+        );
+        assert_eq!(tally.take("b", path("clusterip-node/new"), SUMMARY), Taken::Summary);
+        assert_eq!(tally.take("c", path("clusterip-pod/new"), SUMMARY), Taken::Summary);
+        assert_eq!(tally.counts(path("clusterip-node/new")), Counts { sent: 120, ok: 119, failed: 1 });
         assert_eq!(tally.total().sent, 220);
         assert!(tally.is_answered("a") && !tally.is_answered("d"));
     }
@@ -216,24 +169,24 @@ mod tests {
     #[test]
     fn latencies_merge_over_generators() {
         let mut tally = Tally::default();
-        tally.take("a", Path::NodeNew, SUMMARY);
-        tally.take("b", Path::NodeNew, SUMMARY);
-        assert_eq!(tally.latency_ms(Path::NodeNew, 0.5), Some(1.0));
-        let p99 = tally.latency_ms(Path::NodeNew, 0.99).unwrap();
+        tally.take("a", path("clusterip-node/new"), SUMMARY);
+        tally.take("b", path("clusterip-node/new"), SUMMARY);
+        assert_eq!(tally.latency_ms(path("clusterip-node/new"), 0.5), Some(1.0));
+        let p99 = tally.latency_ms(path("clusterip-node/new"), 0.99).unwrap();
         assert!((p99 - 5.0).abs() < 0.01, "{p99}");
-        assert_eq!(tally.latency_ms(Path::PodNew, 0.5), None);
+        assert_eq!(tally.latency_ms(path("clusterip-pod/new"), 0.5), None);
     }
 
     #[test]
     fn failures_keep_their_particulars_and_other_words_are_told_apart() {
         let mut tally = Tally::default();
         let line = r#"{"fail":{"at_us":1767225600000001,"cause":"reset","target":"10.0.0.1:80","local":"1.2.3.4:5","reused":false}}"#;
-        assert_eq!(tally.take("a", Path::PodKeepAlive, line), Taken::News);
+        assert_eq!(tally.take("a", path("clusterip-pod/keep-alive"), line), Taken::News);
         let lost: Vec<_> = tally.failures().collect();
         assert_eq!(lost[0].at.to_string(), "2026-01-01T00:00:00.000001Z");
         assert_eq!((lost[0].cause.as_str(), lost[0].pod.as_deref()), ("reset", None));
         for other in ["web: --rate: must be", "", "{}", r#"{"summary":{}}"#] {
-            assert_eq!(tally.take("a", Path::PodNew, other), Taken::Other, "{other}");
+            assert_eq!(tally.take("a", path("clusterip-pod/new"), other), Taken::Other, "{other}");
         }
     }
 }

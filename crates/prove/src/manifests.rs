@@ -9,6 +9,7 @@ use k8s_openapi::{
     api::{
         apps::v1::Deployment,
         core::v1::{Namespace, Pod, Service},
+        networking::v1::Ingress,
         policy::v1::PodDisruptionBudget,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -16,7 +17,10 @@ use k8s_openapi::{
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::{Mode, ProveError, lines::Path};
+use crate::{
+    Mode, ProveError,
+    paths::{Path, Place},
+};
 
 /// The workload, Service and label value that requests on new connections go to.
 pub(crate) const APP_NEW: &str = "web-new";
@@ -134,11 +138,32 @@ pub(crate) fn deployment(plan: &Plan, app: &str) -> Result<Deployment, ProveErro
 /// The workload's Service.
 pub(crate) fn service(app: &str) -> Result<Service, ProveError> {
     let ports = json!([{"port": 80, "targetPort": PORT}]);
-    let mut spec = json!({"selector": {"app": app}, "ports": ports});
-    if is_headless(app) {
-        spec["clusterIP"] = json!("None");
-    }
+    let spec = if is_headless(app) {
+        json!({"clusterIP": "None", "selector": {"app": app}, "ports": ports})
+    } else {
+        json!({"type": "NodePort", "selector": {"app": app}, "ports": ports})
+    };
     object(app, json!({"metadata": {"name": app}, "spec": spec}))
+}
+
+/// The host under which the ingress serves a workload of the namespace.
+pub(crate) fn host(app: &str, namespace: &str) -> String {
+    format!("{app}.{namespace}.hitless.invalid")
+}
+
+/// The workloads with cluster IPs behind the ingress, each under a host of its own.
+pub(crate) fn ingress(namespace: &str) -> Result<Ingress, ProveError> {
+    let rules: Vec<Value> = APPS
+        .into_iter()
+        .filter(|app| !is_headless(app))
+        .map(|app| {
+            let backend = json!({"service": {"name": app, "port": {"number": 80}}});
+            let path = json!({"path": "/", "pathType": "Prefix", "backend": backend});
+            json!({"host": host(app, namespace), "http": {"paths": [path]}})
+        })
+        .collect();
+    let spec = json!({"ingressClassName": "hitless", "rules": rules});
+    object("web", json!({"metadata": {"name": "web"}, "spec": spec}))
 }
 
 /// Lets one Pod of the workload go at a time.
@@ -151,59 +176,15 @@ pub(crate) fn budget(plan: &Plan, app: &str) -> Result<PodDisruptionBudget, Prov
     )
 }
 
-/// Where a generator runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// In the node's own network.
-    Node,
-    /// In a Pod's.
-    Pod,
-    /// In a Pod's, by the names of headless Services.
-    Dns,
-}
-
-impl Place {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Node, Self::Pod, Self::Dns];
-
-    /// The path of one container of the generator.
-    pub fn path(self, keeps_alive: bool) -> Path {
-        match (self, keeps_alive) {
-            (Self::Node, false) => Path::NodeNew,
-            (Self::Node, true) => Path::NodeKeepAlive,
-            (Self::Pod, false) => Path::PodNew,
-            (Self::Pod, true) => Path::PodKeepAlive,
-            (Self::Dns, false) => Path::DnsNew,
-            (Self::Dns, true) => Path::DnsKeepAlive,
-        }
-    }
-
-    /// The workload that its requests go to.
-    pub fn app(self, keeps_alive: bool) -> &'static str {
-        match (self, keeps_alive) {
-            (Self::Node | Self::Pod, false) => APP_NEW,
-            (Self::Node | Self::Pod, true) => APP_KEEP_ALIVE,
-            (Self::Dns, false) => APP_DNS_NEW,
-            (Self::Dns, true) => APP_DNS_KEEP_ALIVE,
-        }
-    }
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Node => "node",
-            Self::Pod => "pod",
-            Self::Dns => "dns",
-        }
-    }
-}
-
 /// A stream of requests from one container.
 #[derive(Clone, Debug)]
 pub(crate) struct Stream {
-    /// The container's name, and the generator's `--mode`.
-    pub container: &'static str,
+    /// The path that they make.
+    pub path: Path,
     /// `IP:PORT`, or a name and a port.
     pub target: String,
+    /// The host that is asked for; none: the target.
+    pub host: Option<String>,
     /// Requests a second.
     pub rate: u32,
 }
@@ -223,14 +204,16 @@ pub(crate) fn generator(place: Place, node: &str, streams: &[Stream]) -> Result<
     let containers: Vec<Value> = streams
         .iter()
         .map(|stream| {
+            let (rate, duration, workers) =
+                (stream.rate.to_string(), TRAFFIC_S_MAX.to_string(), CONNECTIONS.to_string());
+            let mut args = vec!["load", "--target", &stream.target, "--mode", stream.path.mode()];
+            args.extend(["--rate", &rate, "--duration", &duration, "--workers", &workers]);
+            args.extend(stream.host.iter().flat_map(|host| ["--host", host]));
             json!({
-                "name": stream.container,
+                "name": stream.path.container(),
                 "image": hitless_images::WEB,
                 "imagePullPolicy": "IfNotPresent",
-                "args": [
-                    "load", "--target", stream.target, "--mode", stream.container, "--rate", stream.rate.to_string(),
-                    "--duration", TRAFFIC_S_MAX.to_string(), "--workers", CONNECTIONS.to_string(),
-                ],
+                "args": args,
             })
         })
         .collect();
@@ -255,6 +238,7 @@ pub(crate) fn generator(place: Place, node: &str, streams: &[Stream]) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::paths::path;
 
     fn plan(mode: Mode) -> Plan {
         Plan { mode, replicas_new: 10, replicas_keep_alive: 4, replicas_dns: 2, budget: true, probe: true }
@@ -279,10 +263,9 @@ mod tests {
             let service = serde_json::to_value(service(app).unwrap()).unwrap();
             assert_eq!(service["spec"]["clusterIP"] == "None", is_headless(app), "{app}");
         }
-        for place in Place::ALL {
-            for keep in [false, true] {
-                assert_eq!((keeps_alive(place.app(keep)), place.path(keep).keeps_alive()), (keep, keep));
-            }
+        for path in Path::all() {
+            let app = path.app();
+            assert_eq!((keeps_alive(app), is_headless(app)), (path.keeps_alive, path.is_by_name()), "{path}");
         }
     }
 
@@ -294,15 +277,23 @@ mod tests {
 
     #[test]
     fn a_generator_is_bound_to_its_node_and_carries_every_stream() {
-        let stream = |container| Stream { container, target: "10.96.0.9:80".to_owned(), rate: 75 };
-        let pod = generator(Place::Node, "node-1", &[stream("new"), stream("keep-alive")]).unwrap();
+        let stream =
+            |name| Stream { path: path(name), target: "10.96.0.9:80".to_owned(), host: None, rate: 75 };
+        let streams = [stream("clusterip-node/new"), stream("clusterip-node/keep-alive")];
+        let pod = generator(Place::Node, "node-1", &streams).unwrap();
         let value = serde_json::to_value(pod).unwrap();
         assert_eq!(value["metadata"]["name"], "traffic-node-node-1");
         assert_eq!(
             (&value["spec"]["nodeName"], &value["spec"]["hostNetwork"]),
             (&json!("node-1"), &json!(true))
         );
-        let args = &value["spec"]["containers"][1]["args"];
-        assert_eq!((&args[4], &args[6]), (&json!("keep-alive"), &json!("75")));
+        let container = &value["spec"]["containers"][1];
+        assert_eq!(container["name"], "clusterip-node-keep-alive");
+        let args = &container["args"];
+        assert_eq!((&args[4], &args[6], args.get(11)), (&json!("keep-alive"), &json!("75"), None));
+        let through = Stream { host: Some("web.prove.hitless.invalid".to_owned()), ..stream("ingress/new") };
+        let pod = serde_json::to_value(generator(Place::Node, "node-1", &[through]).unwrap()).unwrap();
+        let args = &pod["spec"]["containers"][0]["args"];
+        assert_eq!((&args[11], &args[12]), (&json!("--host"), &json!("web.prove.hitless.invalid")));
     }
 }

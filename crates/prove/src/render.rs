@@ -123,7 +123,7 @@ fn lost(out: &mut String, lost: &[LostRequest], failed: u64, style: Style) {
     for request in lost.iter().take(LOST_SHOWN_MAX) {
         let at = request.at.strftime("%H:%M:%S.%6f").to_string();
         let pod = cut(request.pod.as_deref().unwrap_or("-"), 29);
-        line(out, &format!("  {at:<18}{:<28}{pod:<30}{}", request.path.name(), cut(&request.cause, 22)));
+        line(out, &format!("  {at:<18}{:<28}{pod:<30}{}", request.path.to_string(), cut(&request.cause, 22)));
     }
     let more = failed.saturating_sub(lost.len().min(LOST_SHOWN_MAX) as u64);
     if more > 0 {

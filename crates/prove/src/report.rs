@@ -5,7 +5,8 @@ use serde::Serialize;
 
 use crate::{
     Mode, Options, Scenario,
-    lines::{Path, Tally},
+    lines::Tally,
+    paths::{Path, ROUTES},
     withdrawal::{Expectation, Stop},
 };
 
@@ -147,10 +148,10 @@ pub(crate) struct Measured {
 pub(crate) fn judge(measured: Measured, options: &Options) -> ScenarioReport {
     let Measured { scenario, tally, stops, expectations, duration_s, mut problems } = measured;
     let mut paths = Vec::new();
-    for path in Path::ALL {
+    for path in Path::all() {
         let counts = tally.counts(path);
         paths.push(PathReport {
-            path: path.name().to_owned(),
+            path: path.to_string(),
             requests: counts.sent,
             failed: counts.failed,
             p50_ms: tally.latency_ms(path, 0.50),
@@ -159,14 +160,13 @@ pub(crate) fn judge(measured: Measured, options: &Options) -> ScenarioReport {
         let minimum = requests_min(path, duration_s, options);
         if counts.sent < minimum {
             problems.push(format!(
-                "{}: {} requests, too few for a verdict (at least {minimum})",
-                path.name(),
+                "{path}: {} requests, too few for a verdict (at least {minimum})",
                 counts.sent
             ));
         }
         let unaccounted = counts.sent.saturating_sub(counts.ok + counts.failed);
         if unaccounted > 0 {
-            problems.push(format!("{}: {unaccounted} requests are neither answered nor failed", path.name()));
+            problems.push(format!("{path}: {unaccounted} requests are neither answered nor failed"));
         }
     }
     problems.extend(expectations.iter().filter_map(|expectation| expectation.problem(&stops)));
@@ -192,11 +192,10 @@ pub(crate) fn judge(measured: Measured, options: &Options) -> ScenarioReport {
 /// Half of what the rate gives in the time that the action took, and never fewer than 20: traffic that came to a halt must
 /// not pass for traffic that lost nothing.
 fn requests_min(path: Path, duration_s: f64, options: &Options) -> u64 {
-    let rate = if path.keeps_alive() { options.rate_keep_alive } else { options.rate_new };
-    // Half of all paths share each rate.
-    let paths = Path::ALL.iter().filter(|other| other.keeps_alive() == path.keeps_alive()).count().max(1);
-    #[allow(clippy::cast_precision_loss)] // a handful
-    let expected = f64::from(rate) / paths as f64 * duration_s;
+    let rate = if path.keeps_alive { options.rate_keep_alive } else { options.rate_new };
+    // The ways share each rate.
+    let ways = u32::try_from(ROUTES.len()).unwrap_or(u32::MAX);
+    let expected = f64::from(rate) / f64::from(ways) * duration_s;
     // In range: a rate is at most 32 bits and a scenario at most minutes long.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let half = (expected / 2.0) as u64;
@@ -221,7 +220,7 @@ fn lost(tally: &Tally, stops: &[Stop]) -> Vec<LostRequest> {
     lost.sort_by_key(|request| request.at);
     for request in lost.iter_mut().filter(|request| request.pod.is_none()) {
         let stopped_before = |stop: &&Stop| {
-            stop.keeps_alive == request.path.keeps_alive()
+            stop.keeps_alive == request.path.keeps_alive
                 && stop.headless == request.path.is_by_name()
                 && stop.stopped_or_gone().is_some_and(|at| at <= request.at)
         };

@@ -157,8 +157,13 @@ impl Space {
 
     /// Creates the workloads with their Services (and budgets), and waits until they can be reached.
     pub async fn set_up(&self, plan: &Plan) -> Result<(), ProveError> {
-        for app in APPS.into_iter().filter(|app| plan.replicas(app) > 0) {
+        let apps = || APPS.into_iter().filter(|app| plan.replicas(app) > 0);
+        for app in apps() {
             self.create_object(&format!("service {app}"), &manifests::service(app)?).await?;
+        }
+        // Long before there is traffic: what an ingress does not know yet it answers with 404.
+        self.create_object("ingress web", &manifests::ingress(&self.name)?).await?;
+        for app in apps() {
             self.create_object(&format!("deployment {app}"), &manifests::deployment(plan, app)?).await?;
             if plan.budget {
                 self.create_object(&format!("poddisruptionbudget {app}"), &manifests::budget(plan, app)?)

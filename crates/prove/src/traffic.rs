@@ -1,6 +1,6 @@
 //! Steady traffic from every node and from a Pod on every node, and what came of it, read from the generators' logs.
 //!
-//! A generator is a Pod that runs `web load`, one container for new and one for kept-alive connections. Its log is
+//! A generator is a Pod that runs `web load`, one container for each path that begins where it is. Its log is
 //! followed through the API; where following ends early, the log is read again from its beginning and the lines that were
 //! seen are skipped, so a server that cannot follow only costs time. To stop, the Pod is deleted: the generator then
 //! finishes what is in flight, prints its summary and stays for a moment, so that its last lines can be read.
@@ -12,7 +12,7 @@ use std::{
 
 use futures::{AsyncBufReadExt, StreamExt};
 use hitless_types::pod;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::{
     Api,
     api::{DeleteParams, LogParams},
@@ -24,8 +24,9 @@ use tokio::{
 
 use crate::{
     Options, Progress, ProveError,
-    lines::{Path, Taken, Tally},
-    manifests::{self, Place, Stream},
+    lines::{Taken, Tally},
+    manifests::{self, Stream},
+    paths::{Path, Place, ROUTES, Target},
     space::{Space, until},
 };
 
@@ -34,6 +35,8 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(20);
 const REOPEN_AFTER: Duration = Duration::from_millis(200);
 /// A generator that says nothing for this long (it speaks twice a second) is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(45);
+/// The usual port of the nodes' ingress.
+const INGRESS_PORT: u16 = 80;
 /// Nodes beyond these carry no generators.
 const NODES_MAX: usize = 4;
 
@@ -50,7 +53,7 @@ pub(crate) struct Traffic {
 struct Follower {
     pods: Api<Pod>,
     pod: String,
-    container: &'static str,
+    container: String,
     path: Path,
     tally: Arc<Mutex<Tally>>,
     progress: Arc<dyn Progress>,
@@ -77,7 +80,8 @@ impl Traffic {
         progress: &Arc<dyn Progress>,
     ) -> Result<Self, ProveError> {
         let nodes = nodes.get(..NODES_MAX).unwrap_or(nodes);
-        let generators = u32::try_from(nodes.len() * Place::ALL.len()).unwrap_or(1).max(1);
+        // Each way shares the rate with the others, and each node's generator with the other nodes'.
+        let sharers = u32::try_from(nodes.len() * ROUTES.len()).unwrap_or(1).max(1);
         let mut traffic = Self {
             pods: space.api(),
             names: Vec::new(),
@@ -85,25 +89,21 @@ impl Traffic {
             tally: Arc::default(),
             followers: JoinSet::new(),
         };
-        for place in Place::ALL {
-            let streams = [
-                Stream {
-                    container: "new",
-                    target: target(space, place.app(false)).await?,
-                    rate: options.rate_new.div_ceil(generators).max(1),
-                },
-                Stream {
-                    container: "keep-alive",
-                    target: target(space, place.app(true)).await?,
-                    rate: options.rate_keep_alive.div_ceil(generators).max(1),
-                },
-            ];
-            for node in nodes {
+        for node in nodes {
+            for place in Place::ALL {
+                let mut streams = Vec::new();
+                for path in Path::all().filter(|path| path.route.from == place) {
+                    let app = path.app();
+                    let rate = if path.keeps_alive { options.rate_keep_alive } else { options.rate_new };
+                    let target = resolve(space, path.route.to, app, other_than(node, nodes)).await?;
+                    let host = (path.route.to == Target::Ingress).then(|| manifests::host(app, &space.name));
+                    streams.push(Stream { path, target, host, rate: rate.div_ceil(sharers).max(1) });
+                }
                 let pod = manifests::generator(place, node, &streams)?;
                 let name = manifests::generator_name(place, node);
                 space.create_object(&format!("pod {name}"), &pod).await?;
                 for stream in &streams {
-                    traffic.follow(&name, stream.container, place, progress);
+                    traffic.follow(&name, stream.path, progress);
                 }
                 traffic.names.push(name);
             }
@@ -112,12 +112,12 @@ impl Traffic {
         Ok(traffic)
     }
 
-    fn follow(&mut self, pod: &str, container: &'static str, place: Place, progress: &Arc<dyn Progress>) {
+    fn follow(&mut self, pod: &str, path: Path, progress: &Arc<dyn Progress>) {
         let follower = Follower {
             pods: self.pods.clone(),
             pod: pod.to_owned(),
-            container,
-            path: place.path(container == "keep-alive"),
+            container: path.container(),
+            path,
             tally: Arc::clone(&self.tally),
             progress: Arc::clone(progress),
             seen: 0,
@@ -180,11 +180,41 @@ impl Traffic {
     }
 }
 
-/// The cluster IP and port of a Service, or the name and port of a headless one.
-async fn target(space: &Space, app: &str) -> Result<String, ProveError> {
-    if manifests::is_headless(app) {
-        return Ok(manifests::headless_target(app));
+/// The node after this one.
+fn other_than<'a>(node: &'a str, nodes: &'a [String]) -> &'a str {
+    let after = nodes.iter().skip_while(|name| *name != node).nth(1);
+    after.or(nodes.first()).map_or(node, String::as_str)
+}
+
+/// Where requests to the Service `app` on this way go: `IP:PORT`, or a name and a port. `node` is the one to ask, where it is a node that is asked.
+async fn resolve(space: &Space, to: Target, app: &str, node: &str) -> Result<String, ProveError> {
+    match to {
+        Target::ClusterIp => cluster_ip(space, app).await,
+        Target::NodePort => node_port(space, app, node).await,
+        Target::Headless => Ok(manifests::headless_target(app)),
+        Target::Ingress => Ok(format!("{}:{INGRESS_PORT}", node_address(space, node).await?)),
     }
+}
+
+async fn node_address(space: &Space, node: &str) -> Result<String, ProveError> {
+    let found = space.cluster_api::<Node>().get(node).await;
+    let found = found.map_err(ProveError::api(format!("get node {node}")))?;
+    let addresses = found.status.and_then(|status| status.addresses).unwrap_or_default();
+    let address = addresses.into_iter().find(|address| address.type_ == "InternalIP");
+    let missing = || ProveError::Missing { what: format!("InternalIP of node {node}") };
+    address.map(|address| address.address).ok_or_else(missing)
+}
+
+async fn node_port(space: &Space, app: &str, node: &str) -> Result<String, ProveError> {
+    let service = space.api::<Service>().get(app).await;
+    let service = service.map_err(ProveError::api(format!("get service {app}")))?;
+    let ports = service.spec.and_then(|spec| spec.ports).unwrap_or_default();
+    let missing = || ProveError::Missing { what: format!("node port of service {app}") };
+    let port = ports.first().and_then(|port| port.node_port).ok_or_else(missing)?;
+    Ok(format!("{}:{port}", node_address(space, node).await?))
+}
+
+async fn cluster_ip(space: &Space, app: &str) -> Result<String, ProveError> {
     let services = &space.api::<Service>();
     until(&format!("the cluster IP of service {app}"), FLOWS_WITHIN, || async move {
         let service = services.get(app).await.map_err(ProveError::api(format!("get service {app}")))?;
@@ -235,7 +265,7 @@ impl Follower {
     /// Reads the log as far as it goes. Returns whether the summary was there.
     async fn read(&mut self) -> Result<bool, kube::Error> {
         let params =
-            LogParams { container: Some(self.container.to_owned()), follow: true, ..LogParams::default() };
+            LogParams { container: Some(self.container.clone()), follow: true, ..LogParams::default() };
         let mut lines = self.pods.log_stream(&self.pod, &params).await?.lines().skip(self.seen);
         while let Some(line) = lines.next().await {
             // A broken stream is opened again.

@@ -45,13 +45,16 @@ pub struct Options {
     timeout: Duration,
     workers: usize,
     path: String,
+    /// What the Host header says; the target, unless told otherwise.
+    host: String,
     linger: Duration,
 }
 
 impl Options {
     /// From the words after `load`.
     pub fn parse(words: &[String]) -> Result<Self, String> {
-        let known = ["target", "mode", "rate", "duration", "timeout-ms", "workers", "path", "linger-ms"];
+        let known =
+            ["target", "mode", "rate", "duration", "timeout-ms", "workers", "path", "host", "linger-ms"];
         let flags = Flags::parse(words, &known)?;
         let target = flags.required("target")?;
         Targets::parse(target)?;
@@ -67,6 +70,7 @@ impl Options {
             timeout: Duration::from_millis(flags.number_or::<u32>("timeout-ms", 2000)?.into()),
             workers: flags.number_or("workers", 8)?,
             path: flags.text("path").unwrap_or("/").to_owned(),
+            host: flags.text("host").unwrap_or(target).to_owned(),
             linger: Duration::from_millis(flags.number_or::<u32>("linger-ms", 1500)?.into()),
         };
         if options.rate == 0 || options.rate > RATE_MAX {
@@ -78,16 +82,16 @@ impl Options {
         if !options.path.starts_with('/') || options.path.contains(char::is_whitespace) {
             return Err("--path: must begin with / and hold no space".to_owned());
         }
+        if options.host.is_empty() || options.host.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err("--host: must hold no space".to_owned());
+        }
         Ok(options)
     }
 
     fn request(&self) -> Vec<u8> {
         let close = if self.mode == Mode::New { "Connection: close\r\n" } else { "" };
-        format!(
-            "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: hitless-web\r\n{close}\r\n",
-            self.path, self.target
-        )
-        .into_bytes()
+        format!("GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: hitless-web\r\n{close}\r\n", self.path, self.host)
+            .into_bytes()
     }
 }
 

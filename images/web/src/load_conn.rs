@@ -212,7 +212,7 @@ impl Connection {
             return Outcome::Pending;
         }
         self.pod = head.pod;
-        if head.status >= 500 {
+        if head.status >= 400 {
             return self.fail(Cause::Status(head.status));
         }
         self.state = if head.close { State::Closing } else { State::Idle };

@@ -37,7 +37,7 @@ pub enum Cause {
     ShortAnswer,
     /// Not HTTP, or without a length.
     BadAnswer,
-    /// 500 or above.
+    /// 400 or above: what is asked for is there, so whoever does not find it has routed wrongly.
     Status(u16),
     /// The generator had too many requests in flight to send this one.
     Overrun,

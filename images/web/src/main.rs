@@ -25,7 +25,8 @@ const USAGE: &str = "usage:
   web serve [--port 8080] [--on-term exit|finish|ignore|slow=SECONDS] [--ready-after SECONDS]
             [--delay-ms N] [--finish-within SECONDS]
   web load --target IP:PORT|NAME:PORT --mode new|keep-alive --rate N --duration SECONDS
-           [--timeout-ms 2000] [--workers 8] [--path /] [--linger-ms 1500]
+           [--timeout-ms 2000] [--workers 8] [--path /] [--host NAME]
+           [--linger-ms 1500]
   web resolve NAME
   web sleep SECONDS
   web true

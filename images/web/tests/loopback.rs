@@ -209,7 +209,7 @@ fn the_pace_is_kept_and_every_answer_is_in_the_histogram() {
 }
 
 #[test]
-fn statuses_of_500_and_above_and_timeouts_fail() {
+fn statuses_of_400_and_above_and_timeouts_fail() {
     let (_server, port) = Web::serve(&["--ready-after", "600"]);
     let run = |path| {
         let words = [
@@ -229,6 +229,7 @@ fn statuses_of_500_and_above_and_timeouts_fail() {
     let unready = run("/readyz");
     assert_eq!(number(summary(&unready), "failed"), 10, "{unready}");
     assert!(unready.contains(r#""cause":"status 503""#) && unready.contains(r#""pod":"pod-a""#), "{unready}");
+    assert_eq!(number(summary(&run("/nowhere")), "failed"), 10, "404");
     let slow = run("/slow?ms=5000");
     assert_eq!(number(summary(&slow), "failed"), 10, "{slow}");
     assert!(slow.contains(r#""cause":"timeout""#), "{slow}");

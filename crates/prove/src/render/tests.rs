@@ -4,7 +4,8 @@ use insta::assert_snapshot;
 
 use super::*;
 use crate::{
-    lines::{Path, Tally},
+    lines::Tally,
+    paths::{Path, path},
     report::{Measured, Withdrawal, judge},
     withdrawal::Stop,
 };
@@ -24,12 +25,12 @@ fn stop(pod: &str, stopped_at: Option<&str>) -> Stop {
 
 fn measured(failures: u64, problems: &[&str]) -> ScenarioReport {
     let mut tally = Tally::default();
-    for path in Path::ALL {
-        let failed = if path == Path::NodeNew { failures } else { 0 };
+    for path in Path::all() {
+        let failed = if path == self::path("clusterip-node/new") { failures } else { 0 };
         for index in 0..failed.min(30) {
             let at_us = 1_767_225_600_200_000 + index * 3_333;
             tally.take(
-                path.name(),
+                &path.to_string(),
                 path,
                 &format!(r#"{{"fail":{{"at_us":{at_us},"cause":"connection refused"}}}}"#),
             );
@@ -38,7 +39,7 @@ fn measured(failures: u64, problems: &[&str]) -> ScenarioReport {
         let summary = format!(
             r#"{{"summary":{{"sent":1500,"ok":{ok},"failed":{failed},"hist":[[400,{ok}],[3100,20]]}}}}"#
         );
-        tally.take(path.name(), path, &summary);
+        tally.take(&path.to_string(), path, &summary);
     }
     let stops = vec![
         stop("web-new-5f7d8c9b6-abcde", Some("2026-01-01T00:00:00.008123Z")),

@@ -3,17 +3,20 @@
 use insta::assert_snapshot;
 
 use super::*;
+use crate::paths::path;
 
 fn line(sent: u64, failed: u64) -> String {
     let ok = sent - failed;
     format!(r#"{{"summary":{{"sent":{sent},"ok":{ok},"failed":{failed},"hist":[[400,{ok}]]}}}}"#)
 }
 
-fn measured(sent: [u64; 6], failed: u64) -> Measured {
+/// Enough traffic on each path; on one of them so many requests, of which some failed.
+fn measured(sent: u64, failed: u64) -> Measured {
     let mut tally = Tally::default();
-    for (path, sent) in Path::ALL.into_iter().zip(sent) {
-        tally.take(path.name(), path, &line(sent, if path == Path::PodNew { failed } else { 0 }));
+    for other in Path::all().filter(|other| *other != path("clusterip-pod/new")) {
+        tally.take(&other.to_string(), other, &line(300, 0));
     }
+    tally.take("clusterip-pod/new", path("clusterip-pod/new"), &line(sent, failed));
     Measured {
         scenario: Scenario::Delete,
         tally,
@@ -30,13 +33,16 @@ fn verdict(measured: Measured) -> ScenarioReport {
 
 #[test]
 fn it_passes_only_without_loss_with_enough_traffic_and_with_every_bound_kept() {
-    let enough = [300, 200, 300, 200, 300, 200];
+    let enough = 300;
     assert!(verdict(measured(enough, 0)).passed);
     assert!(!verdict(measured(enough, 1)).passed, "one lost request");
 
-    let starved = verdict(measured([300, 200, 40, 200, 300, 200], 0));
+    let minimum = requests_min(path("clusterip-pod/new"), 2.0, &Options::default());
+    let starved = verdict(measured(minimum - 1, 0));
     assert!(!starved.passed);
-    assert_eq!(starved.problems, ["clusterip-pod/new: 40 requests, too few for a verdict (at least 100)"]);
+    let few = minimum - 1;
+    let told = format!("clusterip-pod/new: {few} requests, too few for a verdict (at least {minimum})");
+    assert_eq!(starved.problems, [told]);
 
     let unbound = Expectation { uid: "u".into(), pod: "web".into(), ms_min: 0.0, ms_max: 1.0 };
     assert!(!verdict(Measured { expectations: vec![unbound], ..measured(enough, 0) }).passed);
@@ -47,16 +53,16 @@ fn it_passes_only_without_loss_with_enough_traffic_and_with_every_bound_kept() {
 
 #[test]
 fn no_traffic_at_all_is_no_pass() {
-    let mut silent = measured([0; 6], 0);
-    silent.duration_s = 0.0;
+    let mut silent = measured(0, 0);
+    (silent.tally, silent.duration_s) = (Tally::default(), 0.0);
     assert!(!verdict(silent).passed);
     assert!(!Report::default().passed());
 }
 
 #[test]
 fn requests_that_vanished_are_named() {
-    let mut lost = measured([300, 200, 300, 200, 300, 200], 0);
-    lost.tally.take("another", Path::NodeNew, r#"{"t":1,"sent":10,"ok":7,"failed":1}"#);
+    let mut lost = measured(300, 0);
+    lost.tally.take("another", path("clusterip-node/new"), r#"{"t":1,"sent":10,"ok":7,"failed":1}"#);
     let report = verdict(lost);
     assert_eq!(report.problems, ["clusterip-node/new: 2 requests are neither answered nor failed"]);
 }
@@ -82,7 +88,7 @@ fn a_loss_on_a_new_connection_names_the_pod_stopped_last() {
         stopped_at: Some(at(stopped_at)),
         gone_at: None,
     };
-    let mut measured = measured([300, 200, 300, 200, 300, 200], 0);
+    let mut measured = measured(300, 0);
     measured.stops = vec![
         stop("first", false, "2026-01-01T00:00:01Z"),
         stop("second", false, "2026-01-01T00:00:02Z"),
@@ -91,7 +97,7 @@ fn a_loss_on_a_new_connection_names_the_pod_stopped_last() {
     ];
     for (at_us, pod) in [(1_767_225_602_500_000_u64, ""), (1_767_225_600_000_000, r#","pod":"known""#)] {
         let line = format!(r#"{{"fail":{{"at_us":{at_us},"cause":"reset"{pod}}}}}"#);
-        measured.tally.take("a", Path::NodeNew, &line);
+        measured.tally.take("a", path("clusterip-node/new"), &line);
     }
     let pods: Vec<_> = verdict(measured).lost.into_iter().map(|lost| lost.pod.unwrap()).collect();
     assert_eq!(pods, ["known", "second?"]);
@@ -100,7 +106,7 @@ fn a_loss_on_a_new_connection_names_the_pod_stopped_last() {
 #[test]
 fn the_json_is_what_was_promised() {
     let mut report = Report::default();
-    report.take(Mode::Loop, vec![verdict(measured([300, 200, 300, 200, 300, 200], 0))]);
-    report.take(Mode::LoopOff, vec![verdict(measured([300, 200, 300, 200, 300, 200], 9))]);
+    report.take(Mode::Loop, vec![verdict(measured(300, 0))]);
+    report.take(Mode::LoopOff, vec![verdict(measured(300, 9))]);
     assert_snapshot!(report.to_json().unwrap());
 }

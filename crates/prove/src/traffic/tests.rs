@@ -7,7 +7,7 @@ use kube::{Client, client::Body};
 use tower::service_fn;
 
 use super::*;
-use crate::Silent;
+use crate::{Silent, paths::path};
 
 const PROGRESS: &str = r#"{"t":1,"sent":10,"ok":10,"failed":0}"#;
 const FAILURE: &str = r#"{"fail":{"at_us":1767225600000000,"cause":"reset"}}"#;
@@ -19,7 +19,7 @@ fn follower(logs: &[(StatusCode, String)], pod: Option<&'static str>) -> Followe
     let client = Client::new(
         service_fn(move |request: Request<Body>| {
             let (status, body) = if request.uri().path().ends_with("/log") {
-                assert_eq!(request.uri().query(), Some("&container=new&follow=true"));
+                assert_eq!(request.uri().query(), Some("&container=clusterip-node-new&follow=true"));
                 logs.lock().unwrap().pop_front().unwrap_or((StatusCode::OK, String::new()))
             } else {
                 pod.map_or((StatusCode::NOT_FOUND, String::new()), |body| (StatusCode::OK, body.to_owned()))
@@ -32,8 +32,8 @@ fn follower(logs: &[(StatusCode, String)], pod: Option<&'static str>) -> Followe
     Follower {
         pods: Api::namespaced(client, "prove"),
         pod: "traffic-node-node-1".to_owned(),
-        container: "new",
-        path: Path::NodeNew,
+        container: "clusterip-node-new".to_owned(),
+        path: path("clusterip-node/new"),
         tally: Arc::default(),
         progress: Arc::new(Silent),
         seen: 0,
@@ -74,7 +74,7 @@ async fn a_generator_that_ends_without_a_summary_is_an_error_with_its_last_words
     let error = follower(&logs, Some(ENDED)).run().await.unwrap_err().to_string();
     assert_eq!(
         error,
-        "the traffic generator traffic-node-node-1/new ended without a summary: web: cannot go on: no file descriptors"
+        "the traffic generator traffic-node-node-1/clusterip-node-new ended without a summary: web: cannot go on: no file descriptors"
     );
 }
 
