@@ -108,8 +108,10 @@ fn an_end_goes_in_order_and_is_traced(space: &Space) {
                 )
             })
             .collect();
-        let consumers = ["ingress-node-1", "ingress-node-2", "service-proxy-node-1", "service-proxy-node-2"];
-        assert_eq!(reached.keys().collect::<Vec<_>>(), consumers);
+        let consumers = ["dns", "ingress", "service-proxy"]
+            .map(|consumer| ["node-1", "node-2"].map(|node| format!("{consumer}-{node}")))
+            .concat();
+        assert_eq!(reached.keys().cloned().collect::<Vec<_>>(), consumers);
         assert!(reached.values().all(|(revision, target)| revision >= target && *target > 0), "{reached:?}");
     }
     let text = trace(space, "my-pod", &[]);

@@ -68,7 +68,11 @@ impl Clusters for Own {
     async fn client(&mut self, mode: Mode) -> Result<Client, ClusterError> {
         match self.restart(mode.loop_on()).await {
             Ok(cluster) => Ok(cluster.client.clone()),
-            Err(error) => Err(error.into()),
+            // Boxed by itself, it is still known as one when the exit code is chosen.
+            Err(error) => Err(match error.downcast::<Fault>() {
+                Ok(fault) => Box::new(fault),
+                Err(error) => error.into(),
+            }),
         }
     }
 }
