@@ -5,10 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hitless_base::{Backoff, chain};
+use hitless_base::{Backoff, Revision, chain};
 use hitless_client::{events::Note, is_conflict, is_not_found};
-use hitless_types::well_known::reason;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodStatus};
+use hitless_types::{meta, well_known::reason};
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodCondition, PodStatus};
 use kube::{
     Api,
     api::{Patch, PatchParams},
@@ -31,10 +31,17 @@ struct Wanted {
     ready: bool,
 }
 
+/// What was written last, and the Pod's revision since then.
+#[derive(Clone, Copy, Debug, Default)]
+struct Written {
+    version: u64,
+    revision: Revision,
+}
+
 /// The worker's end: what should stand there.
 pub(crate) struct Publisher {
     wanted: watch::Sender<Wanted>,
-    written: watch::Receiver<u64>,
+    written: watch::Receiver<Written>,
     ips: Vec<String>,
 }
 
@@ -47,7 +54,7 @@ impl Publisher {
         ready: bool,
     ) -> (Self, impl Future<Output = ()> + use<>) {
         let (wanted, wanted_rx) = watch::channel(Wanted::default());
-        let (written_tx, written) = watch::channel(0);
+        let (written_tx, written) = watch::channel(Written::default());
         let text = |t: &Option<String>| t.clone().unwrap_or_default();
         let task = Writer {
             api: Api::namespaced(ctx.client.clone(), &text(&pod.metadata.namespace)),
@@ -65,7 +72,7 @@ impl Publisher {
     /// Says what should stand there; the same again is no write.
     pub fn want(&mut self, status: &PodStatus) {
         let conditions = status.conditions.as_deref().unwrap_or_default();
-        let ready = conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+        let ready = ready(conditions);
         let body = self.body(status);
         self.wanted.send_if_modified(|wanted| {
             let changed = wanted.status != body;
@@ -73,6 +80,20 @@ impl Publisher {
                 *wanted = Wanted { version: wanted.version + 1, status: body, ready };
             }
             changed
+        });
+    }
+
+    /// Takes note of what the API shows. Others write there too: the node controller takes Ready away when the node is silent, and once the
+    /// node is heard again it must be said anew.
+    pub fn seen(&mut self, pod: &Pod) {
+        let done = *self.written.borrow();
+        let shown = ready(pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default());
+        self.wanted.send_if_modified(|wanted| {
+            let settled = wanted.version > 0 && done.version == wanted.version;
+            let overwritten =
+                settled && meta::revision(&pod.metadata) > done.revision && shown != wanted.ready;
+            wanted.version += u64::from(overwritten);
+            overwritten
         });
     }
 
@@ -109,7 +130,7 @@ impl Publisher {
     pub fn settled(&self) -> impl Future<Output = ()> + use<> {
         let (version, mut written) = (self.wanted.borrow().version, self.written.clone());
         async move {
-            let waiting = written.wait_for(|done| *done >= version);
+            let waiting = written.wait_for(|done| done.version >= version);
             let _late_or_ended = tokio::time::timeout(WRITE_TIMEOUT, waiting).await;
         }
     }
@@ -125,23 +146,24 @@ struct Writer {
 }
 
 impl Writer {
-    async fn run(mut self, mut wanted: watch::Receiver<Wanted>, written: watch::Sender<u64>) {
+    async fn run(mut self, mut wanted: watch::Receiver<Wanted>, written: watch::Sender<Written>) {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         let mut conflicts = 0;
         while wanted.changed().await.is_ok() {
             loop {
                 let next = wanted.borrow_and_update().clone();
                 match self.write(&next).await {
-                    Ok(()) => {
+                    Ok(revision) => {
                         conflicts = 0;
                         backoff.reset();
-                        written.send_replace(next.version);
+                        written.send_replace(Written { version: next.version, revision });
                         break;
                     }
                     Err(error) => {
                         conflicts = if is_conflict(&error) { conflicts + 1 } else { 0 };
                         if is_not_found(&error) || conflicts >= CONFLICTS_MAX {
-                            written.send_replace(next.version);
+                            let revision = written.borrow().revision;
+                            written.send_replace(Written { version: next.version, revision });
                             break;
                         }
                         tracing::debug!(pod = self.name, error = %chain(&error), "status not written");
@@ -152,14 +174,14 @@ impl Writer {
         }
     }
 
-    async fn write(&mut self, next: &Wanted) -> Result<(), kube::Error> {
+    async fn write(&mut self, next: &Wanted) -> Result<Revision, kube::Error> {
         let patch = Patch::Strategic(json!({"metadata": {"uid": self.uid}, "status": next.status}));
         let params = PatchParams::default();
         let write = self.api.patch_status(&self.name, &params, &patch);
-        match tokio::time::timeout(WRITE_TIMEOUT, write).await {
-            Ok(done) => done.map(|_| ())?,
+        let pod = match tokio::time::timeout(WRITE_TIMEOUT, write).await {
+            Ok(done) => done?,
             Err(late) => return Err(kube::Error::Service(Box::new(late))),
-        }
+        };
         if next.ready && !self.ready {
             let note = Note {
                 reason: reason::READY,
@@ -170,6 +192,10 @@ impl Writer {
             self.ctx.recorder.record_about(self.about.clone(), note);
         }
         self.ready = next.ready;
-        Ok(())
+        Ok(meta::revision(&pod.metadata))
     }
+}
+
+fn ready(conditions: &[PodCondition]) -> bool {
+    conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }

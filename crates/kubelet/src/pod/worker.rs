@@ -227,6 +227,7 @@ impl Worker {
         if let Some(deletion) = self.deletion() {
             return self.end_turn(deletion).await;
         }
+        self.publisher.seen(&self.pod);
         self.fold_if_changed().await;
         if readings::is_finished(&self.pod) {
             // A Pod that has finished never runs again, whatever the runtime has forgotten of it.
