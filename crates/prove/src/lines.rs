@@ -2,7 +2,7 @@
 //!
 //! A generator's counts rise from line to line, so the newest line is the state; the histogram comes with the summary.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use hdrhistogram::Histogram;
 use hitless_base::Timestamp;
@@ -26,6 +26,8 @@ struct RawFailure {
     at_us: i64,
     cause: String,
     pod: Option<String>,
+    connected_us_ago: Option<u64>,
+    asked_us_ago: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -81,7 +83,15 @@ impl Tally {
             Line::Failure { fail } => {
                 let at = Timestamp::from_microsecond(fail.at_us).unwrap_or(Timestamp::UNIX_EPOCH);
                 if self.lost.len() < LOST_KEPT_MAX {
-                    self.lost.push(LostRequest { at, path, pod: fail.pod, cause: fail.cause });
+                    let ms = |us: Option<u64>| us.map(|us| Duration::from_micros(us).as_secs_f64() * 1000.0);
+                    self.lost.push(LostRequest {
+                        at,
+                        path,
+                        pod: fail.pod,
+                        cause: fail.cause,
+                        connected_ms_ago: ms(fail.connected_us_ago),
+                        asked_ms_ago: ms(fail.asked_us_ago),
+                    });
                 }
             }
             Line::Summary { summary } => {
@@ -180,11 +190,12 @@ mod tests {
     #[test]
     fn failures_keep_their_particulars_and_other_words_are_told_apart() {
         let mut tally = Tally::default();
-        let line = r#"{"fail":{"at_us":1767225600000001,"cause":"reset","target":"10.0.0.1:80","local":"1.2.3.4:5","reused":false}}"#;
+        let line = r#"{"fail":{"at_us":1767225600000001,"cause":"reset","target":"10.0.0.1:80","local":"1.2.3.4:5","connected_us_ago":1500,"reused":false}}"#;
         assert_eq!(tally.take("a", path("clusterip-pod/keep-alive"), line), Taken::News);
         let lost: Vec<_> = tally.failures().collect();
         assert_eq!(lost[0].at.to_string(), "2026-01-01T00:00:00.000001Z");
         assert_eq!((lost[0].cause.as_str(), lost[0].pod.as_deref()), ("reset", None));
+        assert_eq!((lost[0].connected_ms_ago, lost[0].asked_ms_ago), (Some(1.5), None));
         for other in ["web: --rate: must be", "", "{}", r#"{"summary":{}}"#] {
             assert_eq!(tally.take("a", path("clusterip-pod/new"), other), Taken::Other, "{other}");
         }

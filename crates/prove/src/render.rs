@@ -118,12 +118,16 @@ fn lost(out: &mut String, lost: &[LostRequest], failed: u64, style: Style) {
     if failed == 0 {
         return;
     }
-    let heads = format!("  {:<18}{:<28}{:<30}{}", "LOST AT (UTC)", "PATH", "POD (? = LIKELY)", "CAUSE");
+    let heads = format!("  {:<17}{:<25}{:<30}{}", "LOST AT (UTC)", "PATH", "POD (? = LIKELY)", "CAUSE");
     line(out, &style.bold(&heads));
     for request in lost.iter().take(LOST_SHOWN_MAX) {
         let at = request.at.strftime("%H:%M:%S.%6f").to_string();
         let pod = cut(request.pod.as_deref().unwrap_or("-"), 29);
-        line(out, &format!("  {at:<18}{:<28}{pod:<30}{}", request.path.to_string(), cut(&request.cause, 22)));
+        line(out, &format!("  {at:<17}{:<25}{pod:<30}{}", request.path.to_string(), cut(&request.cause, 25)));
+        if let Some(connected) = request.connected_ms_ago {
+            let asked = request.asked_ms_ago.map_or("not asked yet".to_owned(), |ms| format!("asked {ms:.1} ms before"));
+            line(out, &format!("  {:17}connected {connected:.1} ms before, {asked}", ""));
+        }
     }
     let more = failed.saturating_sub(lost.len().min(LOST_SHOWN_MAX) as u64);
     if more > 0 {

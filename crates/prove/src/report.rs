@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A request that was lost.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LostRequest {
     /// When the loss was noticed.
     pub at: Timestamp,
@@ -21,6 +21,10 @@ pub struct LostRequest {
     pub pod: Option<String>,
     /// Why.
     pub cause: String,
+    /// How long the connection had stood by then, if it ever did.
+    pub connected_ms_ago: Option<f64>,
+    /// How long ago the request had been sent, if it was.
+    pub asked_ms_ago: Option<f64>,
 }
 
 /// One path's figures, both nodes together.

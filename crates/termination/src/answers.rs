@@ -5,13 +5,15 @@
 //! came in has had its answer, for [`ANSWERS_MS_MAX`] at the most. Idle kept-alive connections are nobody's loss and hold nothing up.
 
 /// How long the gate waits for answers, from the moment at which the Pod is seen to be withdrawn. Milliseconds.
-pub const ANSWERS_MS_MAX: u32 = 1000;
-/// How often the connections are looked at meanwhile. Milliseconds.
-pub const LOOK_AGAIN_MS: u32 = 2;
+pub const ANSWERS_MS_MAX: u32 = 3000;
+/// How often the connections are looked at meanwhile, at the most. Milliseconds.
+const LOOK_AGAIN_MS: u32 = 2;
+/// How often at the least.
+const LOOK_AGAIN_MS_MAX: u32 = 50;
 /// A client that has connected sends its request at once; one that has not within this time is no request. Milliseconds. On a
-/// machine with much to do a client waits for its turn in between, for half a second now and then. Less than [`ANSWERS_MS_MAX`], so that
+/// machine with much to do a client waits for its turn in between: more than a second was seen. Less than [`ANSWERS_MS_MAX`], so that
 /// a connection that nothing comes on is not taken for a request that got no answer.
-pub const FIRST_BYTE_MS_MAX: u32 = 900;
+pub const FIRST_BYTE_MS_MAX: u32 = 2900;
 
 /// One TCP connection that somebody opened to the Pod, as its kernel knows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +47,12 @@ impl Connection {
         let unanswered = self.sent_segments == 0 || self.since_received_ms < self.since_sent_ms;
         unanswered && self.since_received_ms < ANSWERS_MS_MAX
     }
+}
+
+/// When to look again after so long a wait: most answers come at once, and one that does not is no reason to keep looking. Milliseconds.
+#[must_use]
+pub fn look_again_ms(waited_ms: u32) -> u32 {
+    (waited_ms / 8).clamp(LOOK_AGAIN_MS, LOOK_AGAIN_MS_MAX)
 }
 
 /// How many wait for an answer.

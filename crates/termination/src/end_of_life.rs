@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 use hitless_base::Timestamp;
 
-use crate::answers::{ANSWERS_MS_MAX, LOOK_AGAIN_MS};
+use crate::answers::{ANSWERS_MS_MAX, look_again_ms};
 
 /// How long past the withdrawal budget the kubelet waits when the loop's controller says nothing. Seconds.
 pub const GATE_MARGIN_S: u64 = 5;
@@ -305,8 +305,9 @@ impl EndOfLife {
         let mut next = Next::default();
         let Some((opened_at, _)) = self.opened else {
             next.look_at(self.bound(seen.now));
-            if self.withdrawn_at.is_some() {
-                next.look_at(after_ms(seen.now, LOOK_AGAIN_MS));
+            if let Some(since) = self.withdrawn_at {
+                let waited_ms = u32::try_from(seen.now.duration_since(since).as_millis()).unwrap_or(0);
+                next.look_at(after_ms(seen.now, look_again_ms(waited_ms)));
             }
             return next;
         };

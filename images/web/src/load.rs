@@ -16,6 +16,7 @@ use std::{
 
 use crate::{
     args::Flags,
+    clock::micros,
     load_conn::{Connection, Outcome, State},
     load_report::{Cause, Failure, Report},
     names::Resolver,
@@ -237,18 +238,13 @@ impl<'a, W: Write> Generator<'a, W> {
             return Ok(());
         }
         if self.connections.len() >= CONNECTIONS_MAX {
-            return self.report.failed(&Failure {
-                cause: Cause::Overrun,
-                pod: None,
-                local: None,
-                reused: false,
-            });
+            return self.report.failed(&Failure::unconnected(Cause::Overrun));
         }
         self.report.connection();
         let opened = self.targets.next().and_then(|target| Connection::open(target, due, deadline));
         match opened {
             Ok(connection) => self.connections.push(connection),
-            Err(cause) => self.report.failed(&Failure { cause, pod: None, local: None, reused: false })?,
+            Err(cause) => self.report.failed(&Failure::unconnected(cause))?,
         }
         Ok(())
     }
@@ -288,10 +284,6 @@ impl<'a, W: Write> Generator<'a, W> {
         self.connections.retain(|connection| connection.state != State::Over);
         Ok(())
     }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

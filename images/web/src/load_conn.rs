@@ -11,6 +11,7 @@ use std::{
 };
 
 use crate::{
+    clock::micros,
     http::{self, Parsed},
     load_report::{Cause, Failure},
     sys,
@@ -64,6 +65,8 @@ pub struct Connection {
     pod: Option<String>,
     local: Option<SocketAddr>,
     reused: bool,
+    connected_at: Option<Instant>,
+    asked_at: Option<Instant>,
 }
 
 impl Connection {
@@ -81,6 +84,8 @@ impl Connection {
             input: Vec::new(),
             pod: None,
             reused: false,
+            connected_at: None,
+            asked_at: None,
         })
     }
 
@@ -90,6 +95,7 @@ impl Connection {
         self.written = 0;
         self.input.clear();
         self.reused = true;
+        self.asked_at = None;
         self.state = State::Sending;
     }
 
@@ -110,14 +116,19 @@ impl Connection {
 
     /// For the report of a failure.
     pub fn failure(&self, cause: Cause) -> Failure<'_> {
-        Failure { cause, pod: self.pod.as_deref(), local: self.local, reused: self.reused }
+        let since = |at: Option<Instant>| at.map(|at| micros(at.elapsed()));
+        let since_us = (since(self.connected_at), since(self.asked_at));
+        Failure { cause, pod: self.pod.as_deref(), local: self.local, reused: self.reused, since_us }
     }
 
     /// Goes as far as it can without waiting.
     pub fn advance(&mut self, request: &[u8], ready: bool, now: Instant) -> Outcome {
         if ready && self.state == State::Connecting {
             match self.stream.take_error() {
-                Ok(None) => self.state = State::Sending,
+                Ok(None) => {
+                    self.connected_at = Some(now);
+                    self.state = State::Sending;
+                }
                 Ok(Some(error)) | Err(error) => return self.fail(Cause::of(&error, true)),
             }
         }
@@ -151,6 +162,7 @@ impl Connection {
             }
         }
         self.state = State::Receiving;
+        self.asked_at = Some(Instant::now());
         None
     }
 

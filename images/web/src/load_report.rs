@@ -1,8 +1,8 @@
 //! What the load generator prints: one JSON object to a line, flushed at once.
 //!
 //! * `{"t":UNIX_MS,"sent":N,"ok":N,"failed":N}` about once a second,
-//! * `{"fail":{"at_us":UNIX_US,"cause":"...","target":"IP:PORT","pod":"...","local":"IP:PORT","reused":BOOL}}` for each
-//!   failure, up to a bound; the rest is only counted,
+//! * `{"fail":{"at_us":UNIX_US,"cause":"...","target":"IP:PORT","pod":"...","local":"IP:PORT","connected_us_ago":N,`
+//!   `"asked_us_ago":N,"reused":BOOL}}` for each failure, up to a bound; the rest is only counted,
 //! * `{"summary":{...,"hist":[[HIGHEST_US,COUNT],...]}}` at the end.
 //!
 //! `crates/prove` reads these lines.
@@ -85,6 +85,15 @@ pub struct Failure<'a> {
     pub local: Option<SocketAddr>,
     /// The connection had answered before.
     pub reused: bool,
+    /// How long ago the connection stood, as far as the generator could see, and how long ago the request was written whole.
+    pub since_us: (Option<u64>, Option<u64>),
+}
+
+impl Failure<'_> {
+    /// Of a request that got no connection.
+    pub fn unconnected(cause: Cause) -> Self {
+        Self { cause, pod: None, local: None, reused: false, since_us: (None, None) }
+    }
 }
 
 /// Counts, and prints.
@@ -158,6 +167,12 @@ impl<W: Write> Report<W> {
         if let Some(local) = failure.local {
             let _infallible = write!(line, r#","local":"{local}""#);
         }
+        let (connected, asked) = failure.since_us;
+        for (name, since) in [("connected_us_ago", connected), ("asked_us_ago", asked)] {
+            if let Some(us) = since {
+                let _infallible = write!(line, r#","{name}":{us}"#);
+            }
+        }
         let _infallible = write!(line, r#","reused":{}}}}}"#, failure.reused);
         self.line(&line)
     }
@@ -228,7 +243,7 @@ mod tests {
     #[test]
     fn failures_are_printed_up_to_a_bound_and_all_counted() {
         let mut report = Report::new(Vec::new(), "10.0.0.1:80".to_owned());
-        let failure = Failure { cause: Cause::Status(503), pod: Some("a\"b"), local: None, reused: true };
+        let failure = Failure { cause: Cause::Status(503), pod: Some("a\"b"), local: None, reused: true, since_us: (Some(9), None) };
         for _ in 0..FAILURES_PRINTED_MAX + 7 {
             report.sent(0);
             report.failed(&failure).unwrap();
