@@ -1,5 +1,6 @@
 //! `hitless`: a Kubernetes cluster in one binary. This file only hands over.
 
+mod allocator;
 mod cli;
 mod cluster;
 mod command;
@@ -11,10 +12,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Objects are many small pieces: with the C library's allocator a fifth of the engine's time went into them.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
+    allocator::give_back_soon();
     command::run(cli::Cli::parse())
 }
