@@ -1,6 +1,5 @@
 //! `hitless`: a Kubernetes cluster in one binary. This file only hands over.
 
-mod allocator;
 mod cli;
 mod cluster;
 mod command;
@@ -12,7 +11,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// Objects are many small pieces: with the C library's allocator a fifth of the engine's time went into them. Without huge pages (feature
+/// `no_thp`): with them an idle cluster held 108 MiB instead of 63.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
-    allocator::give_back_soon();
     command::run(cli::Cli::parse())
 }
