@@ -10,7 +10,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long controllers outside the loop wait before they act on a change. When a Pod is deleted, the slices, the consumers and the
 /// withdrawal come first, and what follows from it (a replacement, counts in a status) is one piece of work instead of several.
-pub(crate) const LINGER: Duration = Duration::from_millis(10);
+pub(crate) const LINGER: Duration = Duration::from_millis(25);
 
 /// How the controllers are to behave.
 #[derive(Clone)]

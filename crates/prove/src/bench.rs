@@ -1,11 +1,12 @@
 //! The benchmark behind "delete to stop signal, watermarks included": single deletions, one after another, without
 //! traffic.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use hitless_base::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, api::DeleteParams};
+use tokio::time::sleep;
 
 use crate::{
     Mode, ProveError, Withdrawal,
@@ -17,6 +18,9 @@ use crate::{
 
 /// Pods at a time; each deletion waits for its replacement.
 const REPLICAS: u32 = 4;
+/// How long the cluster is left in peace before the next deletion: what follows from the one before (status, events, the runtime's
+/// own tidying) is not part of a single one.
+const PEACE: Duration = Duration::from_millis(300);
 
 /// What the benchmark measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,7 +49,7 @@ impl fmt::Display for WithdrawalBench {
 }
 
 /// Deletes `deletions` Pods of a workload behind a Service, one at a time, each after the replacement of the one before is
-/// Programmed. `on_deletion` is told after each how many were made. The namespace is deleted at the end, also on an error.
+/// Programmed and the cluster is at rest again. `on_deletion` is told after each how many were made. The namespace is deleted at the end, also on an error.
 ///
 /// # Errors
 /// The API refused something, or a replacement did not come in its bound.
@@ -90,6 +94,7 @@ async fn measure(
             .map_err(ProveError::api(format!("delete pod {name}")))?;
         space.gone(&[uid(oldest)].into()).await?;
         space.rolled_out(&plan).await?;
+        sleep(PEACE).await;
         on_deletion(done + 1);
     }
     Ok(space.stops().await?.iter().filter_map(Stop::ms).collect())

@@ -125,7 +125,9 @@ fn lost(out: &mut String, lost: &[LostRequest], failed: u64, style: Style) {
         let pod = cut(request.pod.as_deref().unwrap_or("-"), 29);
         line(out, &format!("  {at:<17}{:<25}{pod:<30}{}", request.path.to_string(), cut(&request.cause, 25)));
         if let Some(connected) = request.connected_ms_ago {
-            let asked = request.asked_ms_ago.map_or("not asked yet".to_owned(), |ms| format!("asked {ms:.1} ms before"));
+            let asked = request
+                .asked_ms_ago
+                .map_or("not asked yet".to_owned(), |ms| format!("asked {ms:.1} ms before"));
             line(out, &format!("  {:17}connected {connected:.1} ms before, {asked}", ""));
         }
     }

@@ -4,9 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Microseconds since 1970; zero if the machine's clock stands before that.
 pub fn unix_us() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, micros)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, micros)
 }
 
 /// In whole microseconds.

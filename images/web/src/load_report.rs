@@ -243,7 +243,13 @@ mod tests {
     #[test]
     fn failures_are_printed_up_to_a_bound_and_all_counted() {
         let mut report = Report::new(Vec::new(), "10.0.0.1:80".to_owned());
-        let failure = Failure { cause: Cause::Status(503), pod: Some("a\"b"), local: None, reused: true, since_us: (Some(9), None) };
+        let failure = Failure {
+            cause: Cause::Status(503),
+            pod: Some("a\"b"),
+            local: None,
+            reused: true,
+            since_us: (Some(9), None),
+        };
         for _ in 0..FAILURES_PRINTED_MAX + 7 {
             report.sent(0);
             report.failed(&failure).unwrap();
