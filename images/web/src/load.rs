@@ -58,7 +58,7 @@ impl Options {
             ["target", "mode", "rate", "duration", "timeout-ms", "workers", "path", "host", "linger-ms"];
         let flags = Flags::parse(words, &known)?;
         let target = flags.required("target")?;
-        Targets::parse(target)?;
+        Targets::parse(target).map_err(|error| format!("--target: {error}"))?;
         let options = Self {
             target: target.to_owned(),
             mode: match flags.required("mode")? {
@@ -110,17 +110,31 @@ pub fn run(options: &Options) -> Result<ExitCode, String> {
 }
 
 /// Where requests go: one address, or those of a name for as long as its records live.
-enum Targets {
+pub enum Targets {
+    /// An address.
     One(SocketAddrV4),
-    Named { name: String, port: u16, addresses: Vec<Ipv4Addr>, until: Option<Instant>, turn: usize },
+    /// A name, and what it stood for when it was last looked up.
+    Named {
+        /// The name as it was given.
+        name: String,
+        /// The same for all addresses.
+        port: u16,
+        /// Used in turn.
+        addresses: Vec<Ipv4Addr>,
+        /// When they must be looked up anew.
+        until: Option<Instant>,
+        /// How many were given out.
+        turn: usize,
+    },
 }
 
 impl Targets {
-    fn parse(text: &str) -> Result<Self, String> {
+    /// `IP:PORT` or `NAME:PORT`.
+    pub fn parse(text: &str) -> Result<Self, String> {
         if let Ok(address) = text.parse() {
             return Ok(Self::One(address));
         }
-        let wrong = || format!("--target: {text:?} is neither an IPv4 address nor a name, and a port");
+        let wrong = || format!("{text:?} is neither an IPv4 address nor a name, and a port");
         let (name, port) = text.rsplit_once(':').ok_or_else(wrong)?;
         let port = port.parse().map_err(|_| wrong())?;
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
@@ -131,7 +145,7 @@ impl Targets {
     }
 
     /// The next one in turn. Asks anew when the records have lived their time.
-    fn next(&mut self) -> Result<SocketAddrV4, Cause> {
+    pub fn next(&mut self) -> Result<SocketAddrV4, Cause> {
         match self {
             Self::One(address) => Ok(*address),
             Self::Named { name, port, addresses, until, turn } => {

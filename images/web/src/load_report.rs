@@ -58,7 +58,8 @@ impl Cause {
         }
     }
 
-    fn text(&self) -> String {
+    /// In words.
+    pub fn text(&self) -> String {
         match self {
             Self::Refused => "connection refused".to_owned(),
             Self::ResetConnecting => "reset while connecting".to_owned(),
@@ -219,7 +220,7 @@ impl<W: Write> Report<W> {
 }
 
 /// A JSON string.
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
     for character in text.chars() {
@@ -259,7 +260,7 @@ mod tests {
         assert_eq!(text.lines().count() as u64, FAILURES_PRINTED_MAX + 1);
         let first = text.lines().next().unwrap();
         assert!(
-            first.ends_with(r#""cause":"status 503","target":"10.0.0.1:80","pod":"a\"b","reused":true}}"#),
+            first.ends_with(r#""cause":"status 503","target":"10.0.0.1:80","pod":"a\"b","connected_us_ago":9,"reused":true}}"#),
             "{first}"
         );
         assert!(text.contains(r#""failed":507,"failures_unprinted":7,"#), "{text}");

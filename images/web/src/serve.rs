@@ -6,8 +6,8 @@
 //! * `exit` ends at once, with whatever is in flight: the application that knows nothing of graceful shutdown.
 //! * `finish` first takes what waits in the listen backlog and only then stops listening; it answers what is in flight,
 //!   and on each open connection the next request too, with `Connection: close`. It never closes a connection on which
-//!   a request may just be on its way: a quiet one is kept for [`QUIET_BEFORE_CLOSE`]. It ends when no connection is
-//!   left, or after a bound.
+//!   a request may just be on its way: a quiet one is kept for [`QUIET_BEFORE_CLOSE`], and a WebSocket until its client
+//!   ends it. It ends when no connection is left, or after a bound.
 //! * `ignore` goes on, `slow=SECONDS` goes on for so long and then ends at once.
 //!
 //! The stop signal prints one line with its time in microseconds, for figures.
@@ -22,12 +22,15 @@ use std::{
 use crate::{
     args::{self, Flags},
     clock,
+    queue::Queue,
     serve_conn::{Connection, Phase},
     sys::{self, PollFd, Signals},
 };
 
 /// No more connections than this at once; others wait in the listen backlog.
-const CONNECTIONS_MAX: usize = 1024;
+const CONNECTIONS_MAX: usize = 4096;
+/// What a worker takes and does not finish within this time is given to another.
+const LEASE: Duration = Duration::from_secs(30);
 /// While finishing, a connection without a request for this long is closed: no client that is in use is so quiet.
 const QUIET_BEFORE_CLOSE: Duration = Duration::from_secs(5);
 /// A connection without a request for this long is closed at any time.
@@ -67,6 +70,7 @@ pub struct Options {
     ready_after: Duration,
     delay: Duration,
     finish_within: Duration,
+    queue: Option<Queue>,
 }
 
 impl Options {
@@ -79,6 +83,20 @@ impl Options {
             ready_after: flags.seconds_or("ready-after", Duration::ZERO)?,
             delay: Duration::from_millis(flags.number_or::<u32>("delay-ms", 0)?.into()),
             finish_within: flags.seconds_or("finish-within", FINISH_WITHIN)?,
+            queue: None,
+        })
+    }
+
+    /// From the words after `queue`. Its tasks end with it, so it need not end slowly.
+    pub fn parse_queue(words: &[String]) -> Result<Self, String> {
+        let flags = Flags::parse(words, &["port", "lease"])?;
+        Ok(Self {
+            port: flags.number_or("port", 8080)?,
+            on_term: OnTerm::Exit,
+            ready_after: Duration::ZERO,
+            delay: Duration::ZERO,
+            finish_within: FINISH_WITHIN,
+            queue: Some(Queue::new(flags.seconds_or("lease", LEASE)?)),
         })
     }
 }
@@ -93,11 +111,14 @@ pub struct Service {
     pub delay: Duration,
     /// Each answer is the last one on its connection.
     pub finishing: bool,
+    /// What `web queue` serves.
+    pub queue: Option<Queue>,
 }
 
 /// Serves until told to stop.
-pub fn run(options: Options) -> Result<ExitCode, String> {
+pub fn run(mut options: Options) -> Result<ExitCode, String> {
     let signals = Signals::block().map_err(|e| format!("cannot take signals: {e}"))?;
+    sys::allow_many_files();
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, options.port))
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
         .map_err(|e| format!("cannot listen on port {}: {e}", options.port))?;
@@ -107,6 +128,7 @@ pub fn run(options: Options) -> Result<ExitCode, String> {
         ready_at: Instant::now() + options.ready_after,
         delay: options.delay,
         finishing: false,
+        queue: options.queue.take(),
     };
     say(&format!(r#"{{"at_us":{},"listening":{port},"pod":"{}"}}"#, clock::unix_us(), service.pod));
     let server = Server { listener: Some(listener), connections: Vec::new(), service, end_at: None };
@@ -114,7 +136,7 @@ pub fn run(options: Options) -> Result<ExitCode, String> {
 }
 
 /// One line of the log. That nobody reads it is no reason to stop serving.
-fn say(line: &str) {
+pub fn say(line: &str) {
     let _unread = writeln!(io::stdout(), "{line}");
 }
 
@@ -147,6 +169,7 @@ impl Server {
             }
             let done = self.listener.is_none() && self.connections.is_empty();
             if done || self.end_at.is_some_and(|end| now >= end) {
+                self.connections.iter_mut().for_each(Connection::go_away);
                 say(&format!(
                     r#"{{"at_us":{},"exit":true,"open":{}}}"#,
                     clock::unix_us(),
@@ -229,7 +252,7 @@ impl Server {
     fn advance(&mut self, fds: &[PollFd], now: Instant) {
         let quiet = if self.service.finishing { QUIET_BEFORE_CLOSE } else { QUIET_MAX };
         let mut ready = fds.iter().skip(2).map(PollFd::is_ready);
-        let service = &self.service;
+        let service = &mut self.service;
         self.connections.retain_mut(|connection| {
             connection.advance(service, ready.next().unwrap_or(true), quiet, now);
             connection.phase != Phase::Over

@@ -12,8 +12,11 @@ use std::{
 };
 
 use crate::{
-    http::{self, Parsed, Request},
+    digest,
+    http::{self, Parsed, Request, Upgrade},
     serve::Service,
+    serve_ws::Echo,
+    ws,
 };
 
 /// A body longer than this is refused.
@@ -32,6 +35,8 @@ pub enum Phase {
     Holding(Instant),
     /// The answer is being written.
     Writing,
+    /// A WebSocket. However quiet it is, it stays open: being quiet is what most of them do most of the time.
+    Open,
     /// Sending side closed; waiting, until then at most, for the client to close.
     Lingering(Instant),
     /// To be forgotten.
@@ -50,6 +55,8 @@ pub struct Connection {
     output: Vec<u8>,
     written: usize,
     close_after: bool,
+    /// Once the answer is written, this goes on.
+    socket: Option<Echo>,
     /// The client has closed its sending side: what it has sent is still answered.
     ended: bool,
     quiet_since: Instant,
@@ -66,6 +73,7 @@ impl Connection {
             output: Vec::new(),
             written: 0,
             close_after: false,
+            socket: None,
             ended: false,
             quiet_since: now,
         }
@@ -73,12 +81,17 @@ impl Connection {
 
     /// Whether readability is news.
     pub fn wants_read(&self) -> bool {
-        !self.ended && matches!(self.phase, Phase::Reading | Phase::Lingering(_))
+        let reads = match self.phase {
+            Phase::Reading | Phase::Lingering(_) => true,
+            Phase::Open => self.output.is_empty(),
+            _ => false,
+        };
+        reads && !self.ended
     }
 
     /// Whether writability is news.
     pub fn wants_write(&self) -> bool {
-        self.phase == Phase::Writing
+        self.phase == Phase::Writing || (self.phase == Phase::Open && !self.output.is_empty())
     }
 
     /// When it must be looked at although nothing is ready.
@@ -90,7 +103,7 @@ impl Connection {
     }
 
     /// Goes as far as it can without waiting. A connection that has been quiet for `quiet` is closed.
-    pub fn advance(&mut self, service: &Service, ready: bool, quiet: Duration, now: Instant) {
+    pub fn advance(&mut self, service: &mut Service, ready: bool, quiet: Duration, now: Instant) {
         if ready && self.wants_read() {
             self.read(now);
         } else if ready && matches!(self.phase, Phase::Holding(_)) {
@@ -103,6 +116,7 @@ impl Connection {
                 Phase::Reading => self.take_request(service, quiet, now),
                 Phase::Holding(at) if now >= at => self.phase = Phase::Writing,
                 Phase::Writing => self.write(service, now),
+                Phase::Open => self.echo(now),
                 Phase::Lingering(at) if self.ended || now >= at => self.phase = Phase::Over,
                 Phase::Holding(_) | Phase::Lingering(_) | Phase::Over => {}
             }
@@ -112,11 +126,15 @@ impl Connection {
         }
     }
 
-    /// Reads what is there, up to a few heads; more than that waits in the kernel for the next turn.
+    /// Reads what is there, up to a few heads or a whole frame; more than that waits in the kernel for the next turn.
     fn read(&mut self, now: Instant) {
+        let enough = match self.phase {
+            Phase::Open => ws::FRAME_BYTES_MAX + ws::HEADER_BYTES_MAX,
+            _ => http::HEAD_BYTES_MAX,
+        };
         let mut chunk = [0; 4096];
         for _ in 0..8 {
-            if self.input.len() > http::HEAD_BYTES_MAX {
+            if self.input.len() > enough {
                 return;
             }
             match self.stream.read(&mut chunk) {
@@ -124,7 +142,7 @@ impl Connection {
                     self.ended = true;
                     return;
                 }
-                Ok(count) if matches!(self.phase, Phase::Reading) => {
+                Ok(count) if matches!(self.phase, Phase::Reading | Phase::Open) => {
                     self.quiet_since = now;
                     self.input.extend_from_slice(chunk.get(..count).unwrap_or_default());
                 }
@@ -139,7 +157,7 @@ impl Connection {
         }
     }
 
-    fn take_request(&mut self, service: &Service, quiet: Duration, now: Instant) {
+    fn take_request(&mut self, service: &mut Service, quiet: Duration, now: Instant) {
         let skipped = self.body_left.min(self.input.len());
         self.input.drain(..skipped);
         self.body_left -= skipped;
@@ -166,7 +184,17 @@ impl Connection {
         }
     }
 
-    fn take(&mut self, service: &Service, request: &Request, head: &[u8], now: Instant) {
+    fn take(&mut self, service: &mut Service, request: &Request, head: &[u8], now: Instant) {
+        if let Some(queue) = &mut service.queue
+            && let Some((status, body)) = queue.answer(request, now)
+        {
+            return self.answer(service, status, &body, request.close, false);
+        }
+        if service.queue.is_none()
+            && let Some(upgrade) = &request.upgrade
+        {
+            return self.upgrade(service, request, upgrade);
+        }
         let (mut status, mut hold) = (200, Duration::ZERO);
         let body = match request.path.as_str() {
             "/" => {
@@ -202,23 +230,76 @@ impl Connection {
         self.phase = Phase::Writing;
     }
 
+    /// What a server must look at before it goes on with WebSocket (RFC 6455, 4.2).
+    fn upgrade(&mut self, service: &Service, request: &Request, upgrade: &Upgrade) {
+        if request.method != "GET" || request.body_bytes > 0 || !digest::is_base64_of_16(&upgrade.key) {
+            return self.answer(service, 400, "not a handshake of a WebSocket\n", true, false);
+        }
+        if upgrade.version != "13" {
+            return self.answer(service, 426, "another version of WebSocket\n", request.close, false);
+        }
+        self.output = http::switching(&service.pod, &ws::accept(&upgrade.key));
+        self.written = 0;
+        self.close_after = false;
+        self.socket = Some(Echo::new());
+        self.phase = Phase::Writing;
+    }
+
+    /// Sends back what came, as far as the client reads it.
+    fn echo(&mut self, now: Instant) {
+        while self.flush() {
+            let Some(socket) = &mut self.socket else { return self.close(now) };
+            match socket.next(&mut self.input) {
+                Some(bytes) => self.output = bytes,
+                None if socket.is_over() => return self.close(now),
+                None if self.ended => {
+                    self.phase = Phase::Over;
+                    return;
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Says, as far as that can be done at once, that the server ends and its WebSocket with it.
+    pub fn go_away(&mut self) {
+        if self.phase == Phase::Open && self.output.is_empty() {
+            self.output = ws::close(Some(ws::GOING_AWAY), None);
+            self.flush();
+        }
+    }
+
     fn write(&mut self, service: &Service, now: Instant) {
-        if service.finishing && !self.close_after && self.written == 0 {
+        if service.finishing && !self.close_after && self.written == 0 && self.socket.is_none() {
             self.announce_close();
         }
+        if !self.flush() {
+            return;
+        }
+        self.quiet_since = now;
+        if self.close_after {
+            self.close(now);
+        } else {
+            self.phase = if self.socket.is_some() { Phase::Open } else { Phase::Reading };
+        }
+    }
+
+    /// Writes as much as goes; returns whether all is written.
+    fn flush(&mut self) -> bool {
         while let Some(rest) = self.output.get(self.written..).filter(|rest| !rest.is_empty()) {
             match self.stream.write(rest) {
                 Ok(count) => self.written += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
                 Err(_) => {
                     self.phase = Phase::Over;
-                    return;
+                    return false;
                 }
             }
         }
-        self.quiet_since = now;
-        if self.close_after { self.close(now) } else { self.phase = Phase::Reading }
+        self.output.clear();
+        self.written = 0;
+        true
     }
 
     /// The stop signal came while this answer was held back: it becomes the connection's last.

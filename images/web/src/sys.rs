@@ -33,6 +33,12 @@ struct SockaddrIn {
     zero: [u8; 8],
 }
 
+#[repr(C)]
+struct Rlimit {
+    soft: c_ulong,
+    hard: c_ulong,
+}
+
 /// One descriptor to wait for; laid out as the kernel's `pollfd`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -47,6 +53,7 @@ const POLLOUT: c_short = 0x4;
 const SIG_BLOCK: c_int = 0;
 const SIGINT: c_int = 2;
 const SIGTERM: c_int = 15;
+const RLIMIT_NOFILE: c_int = 7;
 const AF_INET: c_int = 2;
 const SOCK_STREAM: c_int = 1;
 /// Both `SOCK_` and `SFD_` spell these two so.
@@ -60,6 +67,8 @@ unsafe extern "C" {
     fn sigprocmask(how: c_int, set: *const SigSet, old: *mut SigSet) -> c_int;
     fn signalfd(fd: c_int, set: *const SigSet, flags: c_int) -> c_int;
     fn ppoll(fds: *mut PollFd, count: c_ulong, timeout: *const Timespec, mask: *const c_void) -> c_int;
+    fn getrlimit(resource: c_int, limit: *mut Rlimit) -> c_int;
+    fn setrlimit(resource: c_int, limit: *const Rlimit) -> c_int;
     fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
     fn connect(fd: c_int, address: *const SockaddrIn, length: c_uint) -> c_int;
 }
@@ -135,6 +144,19 @@ impl Signals {
 impl AsRawFd for Signals {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
+    }
+}
+
+/// Lets the process have as many files open as it ever may; what it is given at first is enough for about a thousand
+/// connections. Where that is refused, the limit stays as it was.
+pub fn allow_many_files() {
+    let mut limit = Rlimit { soft: 0, hard: 0 };
+    // SAFETY: `limit` has the layout of the C library's `rlimit` on 64-bit Linux and lives through both calls.
+    unsafe {
+        if getrlimit(RLIMIT_NOFILE, &raw mut limit) == 0 && limit.soft < limit.hard {
+            limit.soft = limit.hard;
+            let _as_before = setrlimit(RLIMIT_NOFILE, &raw const limit);
+        }
     }
 }
 

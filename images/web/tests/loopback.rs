@@ -1,132 +1,16 @@
 //! The server and the load generator against each other, over loopback: what the generator counts must be what happened.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends by panicking")]
 
+mod common;
+
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
-    thread,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    process::{Command, ExitStatus},
     time::{Duration, Instant},
 };
 
-const WEB: &str = env!("CARGO_BIN_EXE_hitless-image-web");
-const BOUND: Duration = Duration::from_secs(20);
-
-/// A running `web`, killed when dropped.
-struct Web {
-    child: Child,
-    out: BufReader<ChildStdout>,
-}
-
-impl Web {
-    fn start(words: &[&str]) -> Self {
-        let mut child =
-            Command::new(WEB).args(words).env("HOSTNAME", "pod-a").stdout(Stdio::piped()).spawn().unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        Self { child, out }
-    }
-
-    /// A server on a free port.
-    fn serve(words: &[&str]) -> (Self, u16) {
-        let mut web = Self::start(&[&["serve", "--port", "0"], words].concat());
-        let port = number(&web.line(), "listening");
-        (web, port.try_into().unwrap())
-    }
-
-    fn load(port: u16, words: &[&str]) -> Self {
-        let target = format!("127.0.0.1:{port}");
-        Self::start(&[&["load", "--target", &target, "--linger-ms", "0"], words].concat())
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.out.read_line(&mut line).unwrap();
-        assert!(!line.is_empty(), "the program ended early");
-        line
-    }
-
-    /// The next line that holds this field.
-    fn line_with(&mut self, name: &str) -> String {
-        loop {
-            let line = self.line();
-            if line.contains(&format!("\"{name}\":")) {
-                return line;
-            }
-        }
-    }
-
-    /// Reads up to a progress line with at least so many requests sent.
-    fn until_sent(&mut self, count: u64) {
-        while find(&self.line(), "sent").is_none_or(|sent| sent < count) {}
-    }
-
-    fn signal(&self, name: &str) {
-        let status =
-            Command::new("sh").args(["-c", &format!("kill -{name} {}", self.child.id())]).status().unwrap();
-        assert!(status.success());
-    }
-
-    /// The rest of the output, once the program has ended.
-    fn rest(&mut self) -> String {
-        let mut text = String::new();
-        self.out.read_to_string(&mut text).unwrap();
-        text
-    }
-
-    fn wait(&mut self) -> ExitStatus {
-        let started = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(started.elapsed() < BOUND, "the program does not end");
-            thread::sleep(Duration::from_millis(2));
-        }
-    }
-}
-
-impl Drop for Web {
-    fn drop(&mut self) {
-        let _ended_already = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
-/// The number after `"name":`.
-fn find(line: &str, name: &str) -> Option<u64> {
-    let rest = line.split(&format!("\"{name}\":")).nth(1)?;
-    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-}
-
-fn number(line: &str, name: &str) -> u64 {
-    find(line, name).unwrap_or_else(|| panic!("no {name} in {line}"))
-}
-
-fn summary(text: &str) -> &str {
-    text.lines().rfind(|line| line.contains("\"summary\"")).unwrap_or_else(|| panic!("no summary in {text}"))
-}
-
-/// A relay that sends each new connection to whichever port it is told, as a Service's cluster IP does.
-fn relay(first: u16) -> (u16, Arc<Mutex<u16>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let backend = Arc::new(Mutex::new(first));
-    let shared = Arc::clone(&backend);
-    thread::spawn(move || {
-        for client in listener.incoming().map_while(Result::ok) {
-            let Ok(server) = TcpStream::connect(("127.0.0.1", *shared.lock().unwrap())) else { continue };
-            for (from, to) in [(client.try_clone(), server.try_clone()), (Ok(server), Ok(client))] {
-                let (mut from, mut to) = (from.unwrap(), to.unwrap());
-                thread::spawn(move || {
-                    let _broken = std::io::copy(&mut from, &mut to);
-                    let _closed = to.shutdown(std::net::Shutdown::Write);
-                });
-            }
-        }
-    });
-    (port, backend)
-}
+use common::{WEB, Web, connect, number, relay, summary};
 
 /// Runs kept-alive traffic through a relay, moves new connections to a second server, stops the first, and returns the
 /// first one's exit and the generator's output.
@@ -234,12 +118,6 @@ fn statuses_of_400_and_above_and_timeouts_fail() {
     assert_eq!(number(summary(&slow), "failed"), 10, "{slow}");
     assert!(slow.contains(r#""cause":"timeout""#), "{slow}");
     assert_eq!(number(summary(&run("/livez")), "failed"), 0);
-}
-
-fn connect(port: u16) -> TcpStream {
-    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(BOUND)).unwrap();
-    stream
 }
 
 fn ask(stream: &mut TcpStream, path: &str) {
