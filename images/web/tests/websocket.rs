@@ -191,7 +191,8 @@ fn ws(port: u16, words: &[&str]) -> Web {
 #[test]
 fn a_thousand_stay_open_and_every_message_comes_back() {
     let (_server, port) = Web::serve(&[]);
-    let mut client = ws(port, &["--connections", "1000", "--duration", "2", "--every-ms", "500"]);
+    let words = ["--connections", "1000", "--duration", "2", "--every-ms", "500", "--timeout-ms", "15000"];
+    let mut client = ws(port, &words);
     let text = client.rest();
     assert_eq!(client.wait().code(), Some(0), "{text}");
     let summary = summary(&text);
