@@ -64,7 +64,7 @@ async fn measure(name: &str, paths: &Paths) -> Result<(), Failure> {
     let archives = hitless_images::archives()?;
     let archives: Vec<_> = archives
         .iter()
-        .map(|archive| Archive::Memory { reference: archive.reference, id: &archive.id, tar: &archive.tar })
+        .map(|archive| Archive { reference: archive.reference, id: &archive.id, tar: &archive.tar })
         .collect();
     let start = Instant::now();
     let imports = nodes.iter().map(|node| import::import(&node.plan, &programs, &node.runtime, &archives));

@@ -34,8 +34,8 @@ const DATAGRAM_BYTES: usize = 64 << 10;
 /// A Pod with more sockets is busy, whatever the rest of them say.
 const SOCKETS_MAX: usize = 100_000;
 
-/// The connections that others have opened to the namespace: those to a port on which somebody there listens.
-pub async fn incoming(namespace: File) -> io::Result<Vec<Connection>> {
+/// The TCP sockets of a namespace.
+pub async fn of(namespace: File) -> io::Result<Sockets> {
     let (done, answer) = oneshot::channel();
     // A namespace is entered by a thread and stays with it, so this thread is for nothing else.
     std::thread::Builder::new().name("sockets".into()).spawn(move || {
@@ -45,17 +45,17 @@ pub async fn incoming(namespace: File) -> io::Result<Vec<Connection>> {
     answer.await.unwrap_or_else(|_| Err(io::Error::other("the thread in the namespace panicked")))
 }
 
-fn look(namespace: &File) -> io::Result<Vec<Connection>> {
+fn look(namespace: &File) -> io::Result<Sockets> {
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
-    let mut found = Found::default();
+    let mut found = Sockets::default();
     for (sequence, family) in [(1, libc::AF_INET), (2, libc::AF_INET6)] {
         socket.send(&request(u8::try_from(family).unwrap_or_default(), sequence), 0)?;
         read(&socket, sequence, &mut found)?;
     }
-    Ok(found.incoming())
+    Ok(found)
 }
 
 fn request(family: u8, sequence: u32) -> Vec<u8> {
@@ -71,7 +71,7 @@ fn request(family: u8, sequence: u32) -> Vec<u8> {
     bytes
 }
 
-fn read(socket: &Socket, sequence: u32, found: &mut Found) -> io::Result<()> {
+fn read(socket: &Socket, sequence: u32, found: &mut Sockets) -> io::Result<()> {
     let mut datagram = Vec::with_capacity(DATAGRAM_BYTES);
     loop {
         datagram.clear();
@@ -94,14 +94,14 @@ fn read(socket: &Socket, sequence: u32, found: &mut Found) -> io::Result<()> {
     }
 }
 
-/// What a dump has given.
+/// The TCP sockets of one network namespace at one moment.
 #[derive(Default)]
-struct Found {
+pub struct Sockets {
     listening: HashSet<u16>,
     connections: Vec<(u16, Connection)>,
 }
 
-impl Found {
+impl Sockets {
     /// Takes in one socket.
     fn take(&mut self, message: &[u8]) -> io::Result<()> {
         let (Some(state), Some(port)) = (message.get(1).copied(), u16_at(message, 4)) else { return Ok(()) };
@@ -129,7 +129,13 @@ impl Found {
         Ok(())
     }
 
-    fn incoming(self) -> Vec<Connection> {
+    /// Whether somebody listens on each of these ports (in the machine's own order, as everybody writes them).
+    pub fn listens(&self, ports: &[u16]) -> bool {
+        ports.iter().all(|port| self.listening.contains(&port.to_be()))
+    }
+
+    /// The connections that others have opened to the namespace: those to a port on which somebody there listens.
+    pub fn incoming(self) -> Vec<Connection> {
         let Self { listening, connections } = self;
         connections.into_iter().filter(|(port, _)| listening.contains(port)).map(|(_, c)| c).collect()
     }
@@ -181,8 +187,11 @@ mod tests {
             .unwrap();
             Self(name)
         }
+        async fn sockets(&self) -> Sockets {
+            of(netns::open(self.0).unwrap()).await.unwrap()
+        }
         async fn incoming(&self) -> Vec<Connection> {
-            incoming(netns::open(self.0).unwrap()).await.unwrap()
+            self.sockets().await.incoming()
         }
     }
 
@@ -209,6 +218,9 @@ mod tests {
             })
             .unwrap();
             assert_eq!(waiting(&namespace).await, (1, 1), "connected, and not even accepted");
+            let port = address.rsplit_once(':').unwrap().1.parse().unwrap();
+            let sockets = namespace.sockets().await;
+            assert!(sockets.listens(&[port]) && !sockets.listens(&[port, 9999]), "{port}");
             client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
             assert_eq!(waiting(&namespace).await, (1, 1), "unread");
             let (mut server, _) = listener.accept().unwrap();
@@ -232,7 +244,7 @@ mod tests {
     fn what_is_cut_off_is_no_panic() {
         let whole = [7_u8; 300];
         for length in 0..whole.len() {
-            let mut found = Found::default();
+            let mut found = Sockets::default();
             found.take(&whole[..length]).unwrap();
             let _any = attribute(&whole[..length], INFO);
         }

@@ -20,6 +20,9 @@ pub enum Command {
     Up(Up),
     /// Stop a cluster and take away all that it made (images and objects are kept)
     Down(Down),
+    /// Bring container images into a running cluster
+    #[command(subcommand)]
+    Images(Images),
     /// Show a Pod's life step by step, with each consumer's watermark
     Trace(Trace),
     /// Send traffic through a cluster while Pods come and go, and count what is lost
@@ -139,6 +142,20 @@ impl Up {
             loop_.into(),
         ]
     }
+}
+
+/// `hitless images`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Images {
+    /// Import OCI or `docker save` archives (tar, also with gzip) into every node
+    Import {
+        /// Which cluster.
+        #[command(flatten)]
+        which: Which,
+        /// The archives
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
 }
 
 /// `hitless down`.

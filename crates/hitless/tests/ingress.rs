@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Cluster, Space, app, until};
+use common::{Cluster, Space, app, traffic::StopAtEnd, until};
 use serde_json::json;
 
 const HOST: &str = "app.example.org";
@@ -141,6 +141,7 @@ fn through_the_ingress(space: &Space) {
 
     let end = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let stop = StopAtEnd(&end);
         let streams = [false, true].map(|keep_alive| {
             let (targets, end) = (&targets, &end);
             scope.spawn(move || stream(targets, keep_alive, end))
@@ -148,12 +149,13 @@ fn through_the_ingress(space: &Space) {
         kubectl.ok(&["rollout", "restart", "deployment/app"]);
         kubectl.ok(&["rollout", "status", "deployment/app", "--timeout=140s"]);
         for _ in 0..2 {
-            let pod =
-                kubectl.names(&["pods", "-l", "name=app", "--field-selector=status.phase=Running"]).remove(0);
-            kubectl.ok(&["delete", "pod", &pod]);
+            // One that is not on its way out already.
+            let pods = kubectl.json(&["get", "pods", "-l", "name=app"]);
+            let pod = common::items(&pods).into_iter().find(common::is_ready).expect("a Pod is ready");
+            kubectl.ok(&["delete", "pod", pod["metadata"]["name"].as_str().unwrap()]);
             kubectl.ok(&["rollout", "status", "deployment/app", "--timeout=140s"]);
         }
-        end.store(true, Ordering::Relaxed);
+        drop(stop);
         for (kind, stream) in ["new connections", "kept-alive connections"].iter().zip(streams) {
             let (answered, pods, failed) = stream.join().unwrap();
             assert_eq!(failed, Vec::<String>::new(), "{kind}: {answered} answered");

@@ -5,8 +5,10 @@
 //! image layout in a tar file, as `ctr images import` takes it. The same build gives the same bytes and so the same digests.
 
 mod archive;
+mod inspect;
 
 pub use archive::{ImageArchive, ImageError};
+pub use inspect::{Contents, Format, InspectError, inspect, plain};
 
 use archive::{Entry, ImageConfig};
 

@@ -326,6 +326,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn signal_container(&self, id: &str, signal: &Signal) -> Result<bool, RuntimeError>;
     /// The TCP connections that others have opened to the container's network namespace and that are still open.
     async fn connections(&self, id: &str) -> Result<Vec<Connection>, RuntimeError>;
+    /// Whether somebody listens on each of these TCP ports in the container's network namespace; true once the container has ended.
+    async fn listens(&self, id: &str, ports: &[u16]) -> Result<bool, RuntimeError>;
     /// Resolves when the container no longer runs, or after `timeout`; gives whether it has ended.
     async fn wait_container(&self, id: &str, timeout: Duration) -> Result<bool, RuntimeError>;
     /// SIGKILL, and waits for the end. Again is no error.
@@ -351,6 +353,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn port_forward_url(&self, sandbox_id: &str, ports: &[u16]) -> Result<String, RuntimeError>;
     /// The image, if it is on the node.
     async fn image_status(&self, image: &str) -> Result<Option<Image>, RuntimeError>;
+    /// Whether the image is on the node because somebody has imported it there.
+    async fn is_imported(&self, image: &str) -> Result<bool, RuntimeError>;
     /// Pulls an image and gives its id.
     async fn pull_image(&self, image: &str, auth: Option<&Auth>) -> Result<String, RuntimeError>;
     /// Opens the container's log file again after a rotation.

@@ -24,6 +24,8 @@ use crate::{
 
 /// The runtime's lists are asked for at least this often.
 const RELIST: Duration = Duration::from_secs(10);
+/// After a change they are asked for once more: a runtime tells of an end before its own lists show it.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Changes that come together are read together.
 const GATHER: Duration = Duration::from_millis(5);
 /// Between two looks at the length of logs.
@@ -163,6 +165,7 @@ impl Follower {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         let mut rotated_at = Instant::now();
         let mut swept = false;
+        let mut settled = false;
         loop {
             if pods.is_synced() {
                 self.workers.adopt_orphans(pods);
@@ -177,7 +180,10 @@ impl Follower {
                     continue;
                 }
             }
-            self.ctx.runtime.changed(RELIST).await;
+            let waits = if settled { RELIST } else { LOOK_AGAIN };
+            let began = self.ctx.clock.now();
+            self.ctx.runtime.changed(waits).await;
+            settled = self.ctx.clock.now().duration_since(began).unsigned_abs() >= waits;
             self.ctx.clock.sleep(GATHER).await;
             if let Err(error) = self.relist().await {
                 tracing::warn!(error = %chain(&error), "the runtime's lists cannot be read");

@@ -387,6 +387,14 @@ impl Runtime for Connected {
         Ok(Vec::new())
     }
 
+    async fn is_imported(&self, _: &str) -> Result<bool, RuntimeError> {
+        Ok(false)
+    }
+
+    async fn listens(&self, _: &str, _: &[u16]) -> Result<bool, RuntimeError> {
+        Ok(true)
+    }
+
     async fn wait_container(&self, id: &str, timeout: Duration) -> Result<bool, RuntimeError> {
         let mut changes = self.runtime.0.changes.subscribe();
         let ended = async {

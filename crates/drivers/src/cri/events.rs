@@ -10,7 +10,10 @@ use tokio::sync::Notify;
 use tonic::{Request, Status, metadata::MetadataValue, transport::Channel};
 use tracing::debug;
 
-use super::event_proto::{Envelope, SubscribeRequest, TaskExit, events_client::EventsClient};
+use super::{
+    NAMESPACE,
+    event_proto::{Envelope, SubscribeRequest, TaskExit, events_client::EventsClient},
+};
 
 /// What the kubelet can see of a container changes with these and with no others.
 const TOPICS: &str = r#"topic~="^/(tasks/(start|exit|oom|delete)|containers/delete)$""#;
@@ -29,8 +32,7 @@ pub(super) async fn follow(channel: Channel, happened: Arc<Notify>) {
 
 async fn subscribe(channel: &Channel, happened: &Notify, backoff: &mut Backoff) -> Result<(), Status> {
     let mut request = Request::new(SubscribeRequest { filters: vec![TOPICS.to_owned()] });
-    // CRI's containers live in this namespace of containerd.
-    request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static("k8s.io"));
+    request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static(NAMESPACE));
     let mut stream = EventsClient::new(channel.clone()).subscribe(request).await?.into_inner();
     backoff.reset();
     happened.notify_one();

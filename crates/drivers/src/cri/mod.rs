@@ -34,6 +34,17 @@ mod event_proto {
     tonic::include_proto!("containerd.services.events.v1");
 }
 
+/// Generated from `proto/images.proto`.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+mod image_proto {
+    tonic::include_proto!("containerd.services.images.v1");
+}
+
+/// containerd's label of images that no registry has given.
+pub(crate) const IMPORTED: &str = "hitless.dev/imported";
+/// The namespace of containerd in which CRI's images and containers live.
+pub(crate) const NAMESPACE: &str = "k8s.io";
+
 /// Bound of a call that only asks.
 const ASK: Duration = Duration::from_secs(10);
 /// Bound of a call that makes, stops or removes something. What containerd does there waits for runc, CNI and the disk.

@@ -9,13 +9,19 @@ use hitless_kubelet::ports::{
     Sandbox, SandboxSpec, Signal, Streams,
 };
 use tokio::time::{Instant, timeout, timeout_at};
+use tonic::{Request, metadata::MetadataValue};
 
 use super::{
-    ASK, CHANGE, Containerd, PULL, bounded,
+    ASK, CHANGE, Containerd, IMPORTED, NAMESPACE, PULL, bounded,
     convert::{self, ContainerInfo},
-    gone_is_fine, proto, signal,
+    gone_is_fine,
+    image_proto::{GetImageRequest, images_client::ImagesClient},
+    proto, signal,
 };
-use crate::{pidfd::WatchedPidfd, sockets};
+use crate::{
+    pidfd::WatchedPidfd,
+    sockets::{self, Sockets},
+};
 
 /// How long containerd may lag behind the kernel in saying that a container has ended.
 const LAG: Duration = Duration::from_secs(5);
@@ -44,6 +50,25 @@ impl Containerd {
         }
     }
 
+    /// Whether one of these references was imported.
+    async fn imported(&self, references: &[String]) -> Result<bool, RuntimeError> {
+        for name in references {
+            let mut request = Request::new(GetImageRequest { name: name.clone() });
+            request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static(NAMESPACE));
+            let mut images = ImagesClient::new(self.channel.clone());
+            match bounded("GetImage", name, ASK, images.get(request)).await {
+                Ok(answer)
+                    if answer.image.as_ref().is_some_and(|image| image.labels.contains_key(IMPORTED)) =>
+                {
+                    return Ok(true);
+                }
+                Ok(_) | Err(RuntimeError::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
     /// Waits until containerd too says that the container has ended, so that its exit code can be had. Bounded.
     async fn settled(&self, id: &str) {
         let mut backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(50));
@@ -56,6 +81,24 @@ impl Containerd {
             }
             tokio::time::sleep(backoff.step()).await;
         }
+    }
+}
+
+impl Containerd {
+    /// The TCP sockets of a running container's network namespace; `None`: it does not run.
+    async fn sockets(&self, id: &str) -> Result<Option<Sockets>, RuntimeError> {
+        let Some(process) = self.process(id).await? else { return Ok(None) };
+        let failed = |error: io::Error| {
+            let pid = process.process().pid();
+            RuntimeError::Failed(format!("sockets of process {pid} of container {id}: {error}"))
+        };
+        let namespace =
+            fs::File::open(format!("/proc/{}/ns/net", process.process().pid())).map_err(failed)?;
+        // If the process has not ended by now, then what was opened is the namespace of the process that the pidfd names.
+        if process.process().ended().map_err(failed)? {
+            return Ok(None);
+        }
+        sockets::of(namespace).await.map(Some).map_err(failed)
     }
 }
 
@@ -163,18 +206,11 @@ impl Runtime for Containerd {
     }
 
     async fn connections(&self, id: &str) -> Result<Vec<Connection>, RuntimeError> {
-        let Some(process) = self.process(id).await? else { return Ok(Vec::new()) };
-        let failed = |error: io::Error| {
-            let pid = process.process().pid();
-            RuntimeError::Failed(format!("connections of process {pid} of container {id}: {error}"))
-        };
-        let namespace =
-            fs::File::open(format!("/proc/{}/ns/net", process.process().pid())).map_err(failed)?;
-        // If the process has not ended by now, then what was opened is the namespace of the process that the pidfd names.
-        if process.process().ended().map_err(failed)? {
-            return Ok(Vec::new());
-        }
-        sockets::incoming(namespace).await.map_err(failed)
+        Ok(self.sockets(id).await?.map(Sockets::incoming).unwrap_or_default())
+    }
+
+    async fn listens(&self, id: &str, ports: &[u16]) -> Result<bool, RuntimeError> {
+        Ok(self.sockets(id).await?.is_none_or(|sockets| sockets.listens(ports)))
     }
 
     async fn wait_container(&self, id: &str, bound: Duration) -> Result<bool, RuntimeError> {
@@ -292,6 +328,12 @@ impl Runtime for Containerd {
             Err(RuntimeError::NotFound(_)) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    async fn is_imported(&self, image: &str) -> Result<bool, RuntimeError> {
+        let request = proto::ImageStatusRequest { image: Some(convert::image_spec(image)), verbose: false };
+        let answer = bounded("ImageStatus", image, ASK, self.images().image_status(request)).await?;
+        self.imported(&answer.image.map(|found| found.repo_tags).unwrap_or_default()).await
     }
 
     async fn pull_image(&self, image: &str, auth: Option<&Auth>) -> Result<String, RuntimeError> {

@@ -98,11 +98,7 @@ impl Lab {
         let archives = hitless_images::archives().unwrap();
         let archives: Vec<_> = archives
             .iter()
-            .map(|archive| Archive::Memory {
-                reference: archive.reference,
-                id: &archive.id,
-                tar: &archive.tar,
-            })
+            .map(|archive| Archive { reference: archive.reference, id: &archive.id, tar: &archive.tar })
             .collect();
         import::import(&node.plan, &self.programs, &node.runtime, &archives).await.unwrap()
     }

@@ -240,6 +240,16 @@ async fn bring_up_all(
     .await
 }
 
+/// How a cluster that runs, and is ready, is laid out.
+pub fn plan_of_running(name: &str, paths: &Paths) -> Result<Option<ClusterPlan>> {
+    let slot = files::last_slot(&paths.data_of(name));
+    let (Some(_), Some(nodes), Some(slot)) = (engine_of(name, paths), takeover::nodes(name, paths), slot)
+    else {
+        return Ok(None);
+    };
+    Ok(Some(ClusterPlan::new(name, slot, nodes, paths)?))
+}
+
 /// The engine of a cluster, if one runs.
 pub fn engine_of(name: &str, paths: &Paths) -> Option<Identity> {
     Identity::load(&files::identity(&paths.run_of(name))).filter(Identity::is_alive)

@@ -143,7 +143,7 @@ async fn serve(
 
 /// An image of the project's own, as the import takes it.
 pub fn archive(image: &ImageArchive) -> Archive<'_> {
-    Archive::Memory { reference: image.reference, id: &image.id, tar: &image.tar }
+    Archive { reference: image.reference, id: &image.id, tar: &image.tar }
 }
 
 /// Resolves when all nodes of the plan are Ready.

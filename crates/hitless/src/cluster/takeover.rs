@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use hitless_drivers::node::process::Identity;
+use hitless_drivers::node::{plan::Paths, process::Identity};
 use serde::{Deserialize, Serialize};
 
 use super::{Files, Wanted, files};
@@ -46,6 +46,12 @@ pub fn find(wanted: &Wanted) -> Option<Started> {
     let started: Started = serde_json::from_slice(&text).ok()?;
     let objects = files::last_slot(&wanted.paths.data_of(&wanted.name)).is_some();
     (objects && fits(&started, wanted, &boot()?)).then_some(started)
+}
+
+/// How many nodes the cluster of this name was started with, as far as anybody has noted.
+pub fn nodes(name: &str, paths: &Paths) -> Option<u8> {
+    let text = std::fs::read(file(&paths.run_of(name))).ok()?;
+    serde_json::from_slice::<Started>(&text).ok().map(|started| started.nodes)
 }
 
 fn fits(started: &Started, wanted: &Wanted, boot: &str) -> bool {

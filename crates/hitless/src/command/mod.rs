@@ -3,6 +3,7 @@
 mod agent;
 mod bench;
 mod down;
+mod images;
 mod prove;
 mod trace;
 mod up;
@@ -52,6 +53,7 @@ async fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Engine(up) => up::engine(&up).await,
         Command::Down(down) => down::down(&down).await,
         Command::Node { config } => agent::run(&config).await,
+        Command::Images(images) => images::images(&images).await,
         Command::Trace(trace) => trace::trace(&trace).await,
         Command::Prove(prove) => prove::prove(&prove).await,
         Command::Bench(bench) => bench::bench(&bench).await,

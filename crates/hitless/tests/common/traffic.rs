@@ -28,6 +28,18 @@ pub fn get_from_outside(target: &str) -> Result<String, String> {
     request(target.parse().unwrap(), "/")
 }
 
+/// The first line of the answer to a `GET /` from the node's network, whoever answers; an error unless it is a 200.
+pub fn status(cluster: &str, node: &str, target: &str) -> Result<String, String> {
+    let target: SocketAddr = target.parse().unwrap();
+    netns::inside(&format!("hitless.{cluster}.{node}"), || answered(target)).unwrap()
+}
+
+fn answered(target: SocketAddr) -> Result<String, String> {
+    let answer = exchange(target, "/").map_err(|error| error.to_string())?;
+    let line = answer.lines().next().unwrap_or("nothing").to_owned();
+    if line.starts_with("HTTP/1.1 200") { Ok(line) } else { Err(line) }
+}
+
 /// What became of a stream of requests.
 #[derive(Debug, Default)]
 pub struct Count {
@@ -37,13 +49,37 @@ pub struct Count {
     pub failed: Vec<String>,
 }
 
-/// Sends requests on new connections from the node's network, one after another, until `end`.
+/// Ends the streams when it is dropped: also when the step that they run beside has failed.
+pub struct StopAtEnd<'a>(pub &'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Sends requests on new connections from the node's network to Pods that say who they are, one after another, until `end`.
 pub fn stream(cluster: &str, node: &str, target: &str, end: &AtomicBool) -> Count {
+    counted(cluster, node, target, end, |target| request(target, "/"))
+}
+
+/// The same, whoever answers.
+pub fn answers(cluster: &str, node: &str, target: &str, end: &AtomicBool) -> Count {
+    counted(cluster, node, target, end, answered)
+}
+
+fn counted(
+    cluster: &str,
+    node: &str,
+    target: &str,
+    end: &AtomicBool,
+    ask: impl Fn(SocketAddr) -> Result<String, String> + Send + Sync,
+) -> Count {
     let target: SocketAddr = target.parse().unwrap();
     netns::inside(&format!("hitless.{cluster}.{node}"), || {
         let mut count = Count::default();
         while !end.load(Ordering::Relaxed) {
-            match request(target, "/") {
+            match ask(target) {
                 Ok(_) => count.answered += 1,
                 Err(cause) => count.failed.push(cause),
             }

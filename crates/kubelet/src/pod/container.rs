@@ -26,6 +26,7 @@ use crate::{
     ports::{Container, ContainerSpec, ContainerState, Image, Mount},
     probe::{
         action,
+        listens::{self, Listens},
         task::{Kind, ProbeTask},
     },
     sources, volumes,
@@ -327,6 +328,18 @@ impl Worker {
             started: container.startup_probe.is_none(),
             ready: container.readiness_probe.is_none(),
         };
+        let ports = listens::awaited(container);
+        if !self.adopted.contains(id) && !ports.is_empty() {
+            probed.ready = false;
+            let wait = Listens {
+                container: container.name.clone(),
+                container_id: id.to_owned(),
+                ports,
+                runtime: self.ctx.runtime.clone(),
+                clock: self.ctx.clock.clone(),
+            };
+            self.tasks.spawn(wait.run::<Input>(self.send.clone()));
+        }
         if self.adopted.contains(id) {
             // A new kubelet goes on from what the API shows: a Pod that serves must not fall out of its Services.
             let shown = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());

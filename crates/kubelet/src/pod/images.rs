@@ -45,7 +45,7 @@ impl Worker {
     pub(super) async fn check_image(&mut self, container: &str) {
         let Some(c) = spec::container(&self.pod, container) else { return };
         let image = c.image.clone().unwrap_or_default();
-        let policy = registry::pull_policy(c.image_pull_policy.as_deref(), &image);
+        let mut policy = registry::pull_policy(c.image_pull_policy.as_deref(), &image).to_owned();
         if let Err(words) = registry::check_reference(&image) {
             let message = format!(
                 "Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: invalid reference format{words}"
@@ -70,7 +70,18 @@ impl Worker {
                 return self.hold(container, "ImageInspectError", message, HOPELESS);
             }
         };
-        match (there, policy) {
+        // Whoever has brought an image to the node by hand means that one: no registry need know it, or a newer one. `Always` is what
+        // every `latest` has that says nothing of it.
+        if policy == "Always"
+            && there.is_some()
+            && self.ctx.runtime.is_imported(&image).await.unwrap_or_else(|error| {
+                tracing::warn!(image, %error, "not known whether it was imported");
+                false
+            })
+        {
+            "IfNotPresent".clone_into(&mut policy);
+        }
+        match (there, policy.as_str()) {
             (Some(found), "IfNotPresent" | "Never") => {
                 let message = format!("Container image {image:?} already present on machine");
                 self.event(Note { reason: reason::PULLED, message, ..Note::default() });

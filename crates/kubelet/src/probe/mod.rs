@@ -6,5 +6,6 @@
 pub mod action;
 pub mod grpc;
 pub mod http;
+pub mod listens;
 pub mod tally;
 pub mod task;

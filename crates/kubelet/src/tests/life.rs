@@ -244,6 +244,51 @@ async fn a_missing_image_is_shown_and_its_pod_can_be_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_imported_is_not_asked_of_a_registry() {
+    for (image, policy, pulls) in [
+        ("imported/app", None, 0),
+        ("imported/app:latest", None, 0),
+        ("imported/app", Some("Always"), 0),
+        ("pulled/app", None, 1),
+    ] {
+        let mut bench = Bench::new();
+        bench.runtime.state.lock().images.insert(image.to_owned());
+        bench.pod(json!({"nodeName": "node-1", "containers": [
+            {"name": "web", "image": image, "imagePullPolicy": policy}]}));
+        if pulls == 0 {
+            bench.ready().await;
+        } else {
+            bench.waiting("ErrImagePull").await;
+        }
+        assert_eq!(bench.runtime.state.lock().pulls, pulls, "{image} {policy:?}");
+        bench.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_readiness_probe_open_ports_make_ready_or_a_second_does() {
+    let ports = json!([{"containerPort": 80}, {"containerPort": 53, "protocol": "UDP"}]);
+    let spec =
+        json!({"nodeName": "node-1", "containers": [{"name": "web", "image": "web:1", "ports": ports}]});
+    let mut bench = Bench::new();
+    bench.runtime.state.lock().listening.insert("web".to_owned(), Vec::new());
+    bench.pod(spec.clone());
+    until("it runs", || bench.container_status()?["state"]["running"].is_object().then_some(())).await;
+    assert_eq!(bench.condition("Ready").as_deref(), Some("False"), "nobody listens on its port");
+    bench.runtime.state.lock().listening.insert("web".to_owned(), vec![80]);
+    bench.ready().await;
+    bench.stop().await;
+
+    let mut bench = Bench::new();
+    bench.runtime.state.lock().listening.insert("web".to_owned(), vec![81]);
+    let began = Instant::now();
+    bench.pod(spec);
+    bench.ready().await;
+    assert!(began.elapsed() >= Duration::from_millis(1000), "the bound is waited for");
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn configuration_that_is_missing_is_waited_for() {
     let mut bench = Bench::new();
     bench.pod(json!({"nodeName": "node-1", "containers": [{"name": "web", "image": "web:1", "env": [

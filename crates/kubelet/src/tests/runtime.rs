@@ -22,6 +22,8 @@ pub struct State {
     pub signals: Vec<(String, String, Instant)>,
     pub kills: Vec<String>,
     pub pulls: usize,
+    /// Ports on which a container listens, by its name; all, where nothing stands here.
+    pub listening: std::collections::BTreeMap<String, Vec<u16>>,
     pub starts: BTreeMap<String, usize>,
     /// Containers whose process goes on after a stop signal.
     pub deaf: BTreeSet<String>,
@@ -208,6 +210,11 @@ impl Runtime for FakeRuntime {
         let name = self.container(id, |c| c.name.clone())?;
         Ok(self.state.lock().connections.get(&name).cloned().unwrap_or_default())
     }
+    async fn listens(&self, id: &str, ports: &[u16]) -> Result<bool, RuntimeError> {
+        let name = self.container(id, |c| c.name.clone())?;
+        let state = self.state.lock();
+        Ok(state.listening.get(&name).is_none_or(|open| ports.iter().all(|port| open.contains(port))))
+    }
     async fn wait_container(&self, id: &str, timeout: Duration) -> Result<bool, RuntimeError> {
         let mut changes = self.changes.subscribe();
         let ended = async {
@@ -271,6 +278,9 @@ impl Runtime for FakeRuntime {
             stop_signal: "SIGQUIT".to_owned(),
             ..Image::default()
         }))
+    }
+    async fn is_imported(&self, image: &str) -> Result<bool, RuntimeError> {
+        Ok(image.starts_with("imported"))
     }
     async fn pull_image(&self, image: &str, _: Option<&Auth>) -> Result<String, RuntimeError> {
         self.state.lock().pulls += 1;
