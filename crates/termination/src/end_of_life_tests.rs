@@ -49,8 +49,9 @@ fn a_withdrawn_pod_answers_what_came_in_before_for_a_bounded_time() {
 
     let mut end = EndOfLife::new(ON);
     assert_eq!(end.step(&waiting(100, 1)).actions, []);
-    assert_eq!(end.step(&waiting(1_099, 1)).actions, []);
-    assert_eq!(end.step(&waiting(1_100, 3)).actions, signal(11_100));
+    assert_eq!(end.step(&waiting(500, 1)).look_at, Some(at(550)), "ever less often, and often enough");
+    assert_eq!(end.step(&waiting(3_099, 1)).actions, []);
+    assert_eq!(end.step(&waiting(3_100, 3)).actions, signal(13_100));
     assert_eq!(end.unanswered(), 3);
 
     let mut end = EndOfLife::new(ON);
@@ -373,7 +374,7 @@ fn the_rules_catch_machines_that_break_them() {
     assert!(words(|seen| Seen { waiting: 0, ..seen }).contains("closed gate"));
     // A clock that runs ahead after the gate has opened kills too early.
     assert!(
-        words(|seen| Seen { now: after_s(seen.now, if seen.now > at(10_500) { 5 } else { 0 }), ..seen })
+        words(|seen| Seen { now: after_s(seen.now, if seen.now > at(10_600) { 5 } else { 0 }), ..seen })
             .contains("SIGKILL early")
     );
     assert!(

@@ -1,9 +1,9 @@
 //! What is checked before anything is begun: each fault is one sentence with what to do.
 
-use std::{io, path::Path};
+use std::{io, path::Path, time::Duration};
 
 use hitless_drivers::node::plan::{self, Paths};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 
 use crate::fault::Fault;
 
@@ -34,15 +34,22 @@ pub fn data_dir(path: &Path) -> Result<(), Fault> {
     })
 }
 
+/// How long an engine that was just killed may take to be gone.
+const DYING: Duration = Duration::from_millis(500);
+
 /// Two engines for one cluster would fight.
-pub fn not_running(name: &str, paths: &Paths) -> Result<(), Fault> {
-    match super::engine_of(name, paths) {
-        None => Ok(()),
-        Some(engine) => Err(Fault::refused(
-            format!("the cluster {name:?} is up already (process {})", engine.pid),
-            format!("`hitless down --name {name}` stops it; `--name OTHER` starts one beside it"),
-        )),
+pub async fn not_running(name: &str, paths: &Paths) -> Result<(), Fault> {
+    let end = Instant::now() + DYING;
+    while let Some(engine) = super::engine_of(name, paths) {
+        if Instant::now() >= end {
+            return Err(Fault::refused(
+                format!("the cluster {name:?} is up already (process {})", engine.pid),
+                format!("`hitless down --name {name}` stops it; `--name OTHER` starts one beside it"),
+            ));
+        }
+        tokio::time::sleep(DYING / 50).await;
     }
+    Ok(())
 }
 
 /// The API server's port.

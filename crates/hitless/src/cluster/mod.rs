@@ -99,7 +99,7 @@ impl Cluster {
         checks::root()?;
         checks::name(&wanted.name)?;
         let programs = Programs::find().map_err(|missing| Fault::refused(missing.to_string(), ""))?;
-        checks::not_running(&wanted.name, &wanted.paths)?;
+        checks::not_running(&wanted.name, &wanted.paths).await?;
         let running = takeover::find(wanted);
         let listener = checks::port(running.as_ref().map_or(wanted.port, |r| r.port)).await?;
         checks::data_dir(&wanted.paths.data_of(&wanted.name))?;

@@ -124,7 +124,7 @@ pub async fn engine(up: &Up) -> Result<ExitCode> {
 async fn start_or_end(wanted: &Wanted, steps: &dyn Steps, ends: &mut Ends) -> Result<Cluster> {
     checks::root()?;
     checks::name(&wanted.name)?;
-    checks::not_running(&wanted.name, &wanted.paths)?;
+    checks::not_running(&wanted.name, &wanted.paths).await?;
     let claim = Claim::take(&wanted.name, &wanted.paths)?;
     tokio::select! {
         started = Cluster::start(wanted, claim, steps) => started,
