@@ -31,7 +31,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let images = here.join("../../images").canonicalize()?;
     for name in ["pause", "web"] {
         let sources = images.join(name).join("src");
-        println!("cargo:rerun-if-changed={}", sources.display());
+        // Relative to the package: a target directory may serve several checkouts.
+        println!("cargo:rerun-if-changed=../../images/{name}/src");
         compile(name, &sources, &out)?;
     }
     Ok(())

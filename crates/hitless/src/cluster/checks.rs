@@ -34,8 +34,8 @@ pub fn data_dir(path: &Path) -> Result<(), Fault> {
     })
 }
 
-/// How long an engine that was just killed may take to be gone.
-const DYING: Duration = Duration::from_millis(500);
+/// How long an engine that was just killed may take to be gone, with all that it held.
+pub const DYING: Duration = Duration::from_millis(500);
 
 /// Two engines for one cluster would fight.
 pub async fn not_running(name: &str, paths: &Paths) -> Result<(), Fault> {

@@ -125,7 +125,7 @@ async fn start_or_end(wanted: &Wanted, steps: &dyn Steps, ends: &mut Ends) -> Re
     checks::root()?;
     checks::name(&wanted.name)?;
     checks::not_running(&wanted.name, &wanted.paths).await?;
-    let claim = Claim::take(&wanted.name, &wanted.paths)?;
+    let claim = Claim::wait(&wanted.name, &wanted.paths, checks::DYING).await?;
     tokio::select! {
         started = Cluster::start(wanted, claim, steps) => started,
         () = ends.any() => {
