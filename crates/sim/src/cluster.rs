@@ -72,6 +72,8 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// The cluster's user.
     pub admin: Client,
+    /// Held by whoever of the user's orders to a proxy is under way.
+    pub orders: Arc<tokio::sync::Mutex<()>>,
     /// Where the API server is.
     pub address: Address,
     engine: Option<Engine>,
@@ -104,6 +106,7 @@ impl Cluster {
             disk: Disk::new(world.clone()),
             nodes: (1..=nodes).map(node).collect(),
             admin,
+            orders: Arc::default(),
             address,
             engine: None,
             loop_on,

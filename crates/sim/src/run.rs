@@ -342,14 +342,14 @@ async fn lag(cluster: &Cluster, node: usize, ms: Option<u64>) {
     let lag = ms.map(|ms| format!("{ms}ms"));
     let patch = Patch::Merge(json!({"metadata": {"annotations": {"hitless.dev/fault-lag": lag}}}));
     let (name, params) = (proxy::consumer_name(&node.name), PatchParams::default());
-    let ends = ms.is_none();
-    let patching = async move { insist(|| consumers.patch(&name, &params, &patch)).await.is_some() };
-    // The API may be down for as long as this fault lasts, and the run goes on meanwhile; but no fault outlives its end for want of an
-    // answer.
-    let mut patching = tokio::spawn(patching);
-    if tokio::time::timeout(Duration::from_millis(500), &mut patching).await.is_err() && !ends {
-        patching.abort();
-    }
+    // One after another, in the order in which they were asked for: no fault outlives its end. The API may be down for as long as the
+    // fault lasts, and the run goes on meanwhile.
+    let orders = cluster.orders.clone();
+    let patching = tokio::spawn(async move {
+        let _turn = orders.lock().await;
+        insist(|| consumers.patch(&name, &params, &patch)).await.is_some()
+    });
+    let _answer = tokio::time::timeout(Duration::from_millis(500), patching).await;
 }
 
 async fn begin(cluster: &mut Cluster, fault: &Fault) {
