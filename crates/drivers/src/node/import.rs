@@ -122,12 +122,16 @@ pub async fn import_stream(
     let reader = tokio::task::spawn_blocking(move || {
         loop {
             let mut chunk = vec![0; CHUNK_BYTES];
-            let read = archive.read(&mut chunk).map(|count| {
-                chunk.truncate(count);
-                chunk
-            });
-            let last = read.as_ref().map_or(true, Vec::is_empty);
-            if last && read.is_ok() || send.blocking_send(read).is_err() || last {
+            let read = match archive.read(&mut chunk) {
+                Ok(0) => return,
+                Ok(count) => {
+                    chunk.truncate(count);
+                    Ok(chunk)
+                }
+                Err(error) => Err(error),
+            };
+            let failed = read.is_err();
+            if send.blocking_send(read).is_err() || failed {
                 return;
             }
         }
