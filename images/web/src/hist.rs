@@ -26,8 +26,14 @@ impl Histogram {
         }
     }
 
+    /// The buckets in use, as JSON: `[[HIGHEST_US,COUNT],...]`.
+    pub fn json(&self) -> String {
+        let pairs: Vec<String> = self.buckets().map(|(us, count)| format!("[{us},{count}]")).collect();
+        format!("[{}]", pairs.join(","))
+    }
+
     /// Each bucket in use: its highest value in microseconds, and its count.
-    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
+    fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
         self.counts
             .iter()
             .enumerate()

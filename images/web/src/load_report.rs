@@ -192,7 +192,7 @@ impl<W: Write> Report<W> {
         let mut line = format!(
             concat!(
                 r#"{{"summary":{{"started_us":{},"ended_us":{},"sent":{},"ok":{},"failed":{},"failures_unprinted":{},"#,
-                r#""connections":{},"closed_idle":{},"late_us_max":{},"hist":["#
+                r#""connections":{},"closed_idle":{},"late_us_max":{},"hist":"#
             ),
             self.started_us,
             clock::unix_us(),
@@ -204,19 +204,20 @@ impl<W: Write> Report<W> {
             self.closed_idle,
             self.late_us_max
         );
-        for (index, (us, count)) in self.hist.buckets().enumerate() {
-            let comma = if index == 0 { "" } else { "," };
-            let _infallible = write!(line, "{comma}[{us},{count}]");
-        }
-        line.push_str("]}}");
+        line.push_str(&self.hist.json());
+        line.push_str("}}");
         self.line(&line)
     }
 
     fn line(&mut self, line: &str) -> io::Result<()> {
-        self.out.write_all(line.as_bytes())?;
-        self.out.write_all(b"\n")?;
-        self.out.flush()
+        print_line(&mut self.out, line)
     }
+}
+
+/// Prints a line at once, so that whoever follows the log sees it when it is true.
+pub fn print_line(out: &mut impl Write, line: &str) -> io::Result<()> {
+    writeln!(out, "{line}")?;
+    out.flush()
 }
 
 /// A JSON string.

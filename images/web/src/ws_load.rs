@@ -23,7 +23,7 @@ use crate::{
     clock::{self, micros},
     hist::Histogram,
     load::Targets,
-    load_report::{Cause, quoted},
+    load_report::{Cause, print_line, quoted},
     sys::{self, PollFd, Signals},
     ws_conn::{Outcome, Plan, Socket, State},
 };
@@ -281,18 +281,14 @@ impl<'a, W: Write> Sockets<'a, W> {
             let comma = if index == 0 { "" } else { "," };
             let _infallible = write!(line, "{comma}{}:{count}", quoted(pod));
         }
-        line.push_str(r#"},"hist":["#);
-        for (index, (us, count)) in self.hist.buckets().enumerate() {
-            let comma = if index == 0 { "" } else { "," };
-            let _infallible = write!(line, "{comma}[{us},{count}]");
-        }
-        line.push_str("]}}");
+        line.push_str(r#"},"hist":"#);
+        line.push_str(&self.hist.json());
+        line.push_str("}}");
         self.line(&line)
     }
 
     fn line(&mut self, line: &str) -> io::Result<()> {
-        writeln!(self.out, "{line}")?;
-        self.out.flush()
+        print_line(&mut self.out, line)
     }
 }
 

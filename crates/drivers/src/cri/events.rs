@@ -7,12 +7,12 @@ use std::{sync::Arc, time::Duration};
 use hitless_base::Backoff;
 use prost::Message;
 use tokio::sync::Notify;
-use tonic::{Request, Status, metadata::MetadataValue, transport::Channel};
+use tonic::{Status, transport::Channel};
 use tracing::debug;
 
 use super::{
-    NAMESPACE,
     event_proto::{Envelope, SubscribeRequest, TaskExit, events_client::EventsClient},
+    in_namespace,
 };
 
 /// What the kubelet can see of a container changes with these and with no others.
@@ -31,8 +31,7 @@ pub(super) async fn follow(channel: Channel, happened: Arc<Notify>) {
 }
 
 async fn subscribe(channel: &Channel, happened: &Notify, backoff: &mut Backoff) -> Result<(), Status> {
-    let mut request = Request::new(SubscribeRequest { filters: vec![TOPICS.to_owned()] });
-    request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static(NAMESPACE));
+    let request = in_namespace(SubscribeRequest { filters: vec![TOPICS.to_owned()] });
     let mut stream = EventsClient::new(channel.clone()).subscribe(request).await?.into_inner();
     backoff.reset();
     happened.notify_one();

@@ -16,7 +16,8 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, sync::Notify, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{
-    Code, Status,
+    Code, Request, Status,
+    metadata::MetadataValue,
     transport::{Channel, Endpoint, Uri},
 };
 
@@ -93,6 +94,13 @@ impl Containerd {
         proto::image_service_client::ImageServiceClient::new(self.channel.clone())
             .max_decoding_message_size(ANSWER_BYTES_MAX)
     }
+}
+
+/// A request of containerd's own protocol, which wants to know the namespace where CRI's does not.
+fn in_namespace<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static(NAMESPACE));
+    request
 }
 
 /// Waits for `answer` no longer than `bound`. `what` names the thing asked about, for "not found".

@@ -9,14 +9,13 @@ use hitless_kubelet::ports::{
     Sandbox, SandboxSpec, Signal, Streams,
 };
 use tokio::time::{Instant, timeout, timeout_at};
-use tonic::{Request, metadata::MetadataValue};
 
 use super::{
-    ASK, CHANGE, Containerd, IMPORTED, NAMESPACE, PULL, bounded,
+    ASK, CHANGE, Containerd, IMPORTED, PULL, bounded,
     convert::{self, ContainerInfo},
     gone_is_fine,
     image_proto::{GetImageRequest, images_client::ImagesClient},
-    proto, signal,
+    in_namespace, proto, signal,
 };
 use crate::{
     pidfd::WatchedPidfd,
@@ -53,8 +52,7 @@ impl Containerd {
     /// Whether one of these references was imported.
     async fn imported(&self, references: &[String]) -> Result<bool, RuntimeError> {
         for name in references {
-            let mut request = Request::new(GetImageRequest { name: name.clone() });
-            request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static(NAMESPACE));
+            let request = in_namespace(GetImageRequest { name: name.clone() });
             let mut images = ImagesClient::new(self.channel.clone());
             match bounded("GetImage", name, ASK, images.get(request)).await {
                 Ok(answer)
@@ -82,9 +80,7 @@ impl Containerd {
             tokio::time::sleep(backoff.step()).await;
         }
     }
-}
 
-impl Containerd {
     /// The TCP sockets of a running container's network namespace; `None`: it does not run.
     async fn sockets(&self, id: &str) -> Result<Option<Sockets>, RuntimeError> {
         let Some(process) = self.process(id).await? else { return Ok(None) };

@@ -6,7 +6,7 @@
 use std::{
     io::{self, Read},
     path::PathBuf,
-    process::Stdio,
+    process::{Output, Stdio},
     time::Duration,
 };
 
@@ -190,6 +190,16 @@ async fn run(
         let (fed, output) = tokio::join!(fed, child.wait_with_output());
         fed.and(output.map_err(ImportError::Run))
     };
+    ended(node, name, bound, work).await
+}
+
+/// Waits for `ctr`, and says what it said.
+async fn ended(
+    node: &NodePlan,
+    name: &str,
+    bound: Duration,
+    work: impl Future<Output = Result<Output, ImportError>>,
+) -> Result<(), ImportError> {
     let (node, name) = (node.name.clone(), name.to_owned());
     match tokio::time::timeout(bound, work).await {
         Ok(Ok(output)) if output.status.success() => Ok(()),
@@ -206,17 +216,8 @@ async fn run(
 async fn mark(node: &NodePlan, programs: &Programs, reference: &str) -> Result<(), ImportError> {
     let mut command = ctr(node, programs);
     command.args(["images", "label", reference]).arg(format!("{}=true", cri::IMPORTED));
-    let output = tokio::time::timeout(IMPORT_BOUND, command.stdin(Stdio::null()).output()).await;
-    let (node, name) = (node.name.clone(), reference.to_owned());
-    match output {
-        Ok(Ok(output)) if output.status.success() => Ok(()),
-        Ok(Ok(output)) => {
-            let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Err(ImportError::Refused { node, name, words })
-        }
-        Ok(Err(error)) => Err(ImportError::Run(error)),
-        Err(_) => Err(ImportError::Timeout { node, name, bound_s: IMPORT_BOUND.as_secs() }),
-    }
+    let work = async { command.stdin(Stdio::null()).output().await.map_err(ImportError::Run) };
+    ended(node, reference, IMPORT_BOUND, work).await
 }
 
 /// containerd's client, for this node.
