@@ -5,6 +5,7 @@ bin=${1:-target/release/hitless}
 echo "== up"; "$bin" bench up
 echo "== idle"; "$bin" bench idle
 echo "== withdrawal"; "$bin" bench withdrawal
+echo "== pods"; "$bin" bench pods
 echo "== every scenario, with both comparisons"; "$bin" prove --compare
 for example in store:store_bench termination:ledger_bench types:managed_bench apiserver:figures drivers:proxy_bench \
     drivers:node_floor; do

@@ -9,13 +9,14 @@ use hitless_drivers::node::{
     self, Node,
     cgroup::Cgroups,
     clean,
+    floor::{BarePod, specs},
     import::{self, Archive},
     netns,
     plan::Paths,
     programs::Programs,
     slots,
 };
-use hitless_kubelet::ports::{ContainerSpec, Runtime, SandboxSpec, Signal};
+use hitless_kubelet::ports::{Runtime, Signal};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -85,8 +86,7 @@ async fn pods(node: &Node) -> Result<(), Failure> {
     let mut took: [Vec<Duration>; 6] = Default::default();
     for index in 0..PODS {
         let [sandbox_took, create_took, start_took, signal_took, exit_took, remove_took] = &mut took;
-        let (spec, container) = specs(node, index);
-        std::fs::create_dir_all(&spec.log_directory)?;
+        let (spec, container) = specs(node, hitless_images::WEB, index);
         let sandbox = timed(sandbox_took, runtime.run_sandbox(&spec)).await?;
         let id = timed(create_took, runtime.create_container(&sandbox, &container, &spec)).await?;
         timed(start_took, runtime.start_container(&id)).await?;
@@ -106,38 +106,10 @@ async fn pods(node: &Node) -> Result<(), Failure> {
         println!("{name:<22} p50 {:>9}   max {:>9}   of {PODS}", ms(at(50)), ms(at(100)));
     }
     let start = Instant::now();
-    let all = (0..PODS).map(|index| async move {
-        let (spec, container) = specs(node, PODS + index);
-        std::fs::create_dir_all(&spec.log_directory)?;
-        let sandbox = runtime.run_sandbox(&spec).await?;
-        let id = runtime.create_container(&sandbox, &container, &spec).await?;
-        runtime.start_container(&id).await?;
-        Ok::<_, Failure>(())
-    });
+    let all = (0..PODS).map(|index| BarePod::start(node, hitless_images::WEB, PODS + index));
     futures::future::try_join_all(all).await?;
     println!("{PODS} Pods at once                         {:>9}", ms(start.elapsed()));
     Ok(())
-}
-
-fn specs(node: &Node, index: usize) -> (SandboxSpec, ContainerSpec) {
-    let name = format!("pod-{index}");
-    let sandbox = SandboxSpec {
-        uid: format!("uid-{index}"),
-        namespace: "default".into(),
-        hostname: name.clone(),
-        log_directory: node.plan.data_dir.join("logs").join(&name).display().to_string(),
-        cgroup_parent: node.plan.pods_cgroup.child(&name).as_str().into(),
-        name,
-        ..SandboxSpec::default()
-    };
-    let container = ContainerSpec {
-        name: "web".into(),
-        image: hitless_images::WEB.into(),
-        args: vec!["serve".into()],
-        log_path: "web.log".into(),
-        ..ContainerSpec::default()
-    };
-    (sandbox, container)
 }
 
 async fn timed<T, E>(took: &mut Vec<Duration>, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {

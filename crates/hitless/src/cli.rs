@@ -230,6 +230,9 @@ pub struct Prove {
     /// Requests a second on kept-alive connections, all paths together
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     pub rate_keep_alive: u32,
+    /// Send at least so many requests, all scenarios together, by carrying each out again
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_parser = clap::value_parser!(u64).range(..=100_000_000))]
+    pub requests: u64,
 }
 
 /// `hitless bench`.
@@ -248,6 +251,8 @@ pub struct Bench {
 pub enum Figure {
     /// Delete to stop signal, over 200 single deletions
     Withdrawal,
+    /// Create to Ready, one Pod and 20 at once, against containerd called directly
+    Pods,
     /// `up` to both nodes Ready, images present, ten times
     Up,
     /// Memory and CPU of an idle cluster, without containerd, over 30 s

@@ -107,7 +107,8 @@ fn by_itself_it_brings_a_cluster_and_takes_it_away() {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let home = Home::new("own");
     let file = home.path().join("report.json");
-    let prove = run(home.hitless("prove", &["delete", "--json"]).arg(&file)).succeeded();
+    let prove =
+        run(home.hitless("prove", &["delete", "--requests", "6000", "--json"]).arg(&file)).succeeded();
     assert!(
         prove.stdout.contains("clusterip-node/new") && prove.stdout.contains("PASSED"),
         "{}",
@@ -115,5 +116,7 @@ fn by_itself_it_brings_a_cluster_and_takes_it_away() {
     );
     let report = scenario(&std::fs::read_to_string(&file).unwrap());
     assert_eq!((&report["failed"], &report["passed"]), (&0.into(), &true.into()));
+    // Once over it would be about half as many.
+    assert!(report["requests"].as_u64().unwrap() >= 6000, "{report}");
     assert_eq!(leftovers::of(&home.name, &home.data_dir()), Vec::<String>::new());
 }

@@ -1,5 +1,7 @@
-//! The benchmark behind "delete to stop signal, watermarks included": single deletions, one after another, without
-//! traffic.
+//! Benchmarks of single steps of a Pod's life. Here the one behind "delete to stop signal, watermarks included": single deletions, one
+//! after another, without traffic.
+
+mod pods;
 
 use std::{fmt, time::Duration};
 
@@ -15,6 +17,8 @@ use crate::{
     space::{Space, name, uid},
     withdrawal::Stop,
 };
+
+pub use pods::bench_pods;
 
 /// Pods at a time; each deletion waits for its replacement.
 const REPLICAS: u32 = 4;

@@ -27,7 +27,7 @@ mod traffic;
 mod undo;
 mod withdrawal;
 
-pub use bench::{WithdrawalBench, bench_withdrawal};
+pub use bench::{WithdrawalBench, bench_pods, bench_withdrawal};
 pub use error::{ClusterError, ProveError};
 pub use options::{Clusters, Mode, OneCluster, Options, Scenario, UnknownScenario};
 pub use progress::{Progress, Silent, Terminal};

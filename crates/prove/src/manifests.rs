@@ -5,6 +5,8 @@
 //! kept-alive connections (which no order of things can save from an application that drops them). There is one of each sort behind a
 //! cluster IP, and one of each behind a headless Service, whose Pods wait for clients that keep an address as long as its record says.
 
+use std::time::Duration;
+
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
@@ -48,8 +50,6 @@ pub(crate) const WORKLOAD_SELECTOR: &str = "hitless.dev/prove=workload";
 
 const LABEL: &str = "hitless.dev/prove";
 const PORT: u16 = 8080;
-/// A generator ends by itself after this long, if nobody is left to stop it.
-const TRAFFIC_S_MAX: u32 = 900;
 /// Kept-alive connections of each generator: few enough that each is used several times a second.
 const CONNECTIONS: u32 = 8;
 
@@ -194,18 +194,40 @@ pub(crate) fn headless_target(app: &str) -> String {
     format!("{app}:{PORT}")
 }
 
+/// A Pod by itself, without probes or ports.
+pub(crate) fn bare_pod(name: &str) -> Result<Pod, ProveError> {
+    object(
+        name,
+        json!({
+            "metadata": {"name": name},
+            "spec": {"containers": [{
+                "name": "web",
+                "image": hitless_images::WEB,
+                "imagePullPolicy": "IfNotPresent",
+                "args": ["serve"],
+            }]},
+        }),
+    )
+}
+
 /// The name of the generator at this place of a node.
 pub(crate) fn generator_name(place: Place, node: &str) -> String {
     format!("traffic-{}-{node}", place.word())
 }
 
-/// A generator of traffic, one container for each stream, bound to its node: a cordon must not move it.
-pub(crate) fn generator(place: Place, node: &str, streams: &[Stream]) -> Result<Pod, ProveError> {
+/// A generator of traffic, one container for each stream, bound to its node: a cordon must not move it. It ends by itself after `lives`, if
+/// nobody is left to stop it.
+pub(crate) fn generator(
+    place: Place,
+    node: &str,
+    streams: &[Stream],
+    lives: Duration,
+) -> Result<Pod, ProveError> {
     let containers: Vec<Value> = streams
         .iter()
         .map(|stream| {
             let (rate, duration, workers) =
-                (stream.rate.to_string(), TRAFFIC_S_MAX.to_string(), CONNECTIONS.to_string());
+                (stream.rate.to_string(), lives.as_secs().to_string(), CONNECTIONS.to_string());
             let mut args = vec!["load", "--target", &stream.target, "--mode", stream.path.mode()];
             args.extend(["--rate", &rate, "--duration", &duration, "--workers", &workers]);
             args.extend(stream.host.iter().flat_map(|host| ["--host", host]));
@@ -280,7 +302,7 @@ mod tests {
         let stream =
             |name| Stream { path: path(name), target: "10.96.0.9:80".to_owned(), host: None, rate: 75 };
         let streams = [stream("clusterip-node/new"), stream("clusterip-node/keep-alive")];
-        let pod = generator(Place::Node, "node-1", &streams).unwrap();
+        let pod = generator(Place::Node, "node-1", &streams, Duration::from_secs(900)).unwrap();
         let value = serde_json::to_value(pod).unwrap();
         assert_eq!(value["metadata"]["name"], "traffic-node-node-1");
         assert_eq!(
@@ -292,7 +314,10 @@ mod tests {
         let args = &container["args"];
         assert_eq!((&args[4], &args[6], args.get(11)), (&json!("keep-alive"), &json!("75"), None));
         let through = Stream { host: Some("web.prove.hitless.invalid".to_owned()), ..stream("ingress/new") };
-        let pod = serde_json::to_value(generator(Place::Node, "node-1", &[through]).unwrap()).unwrap();
+        let pod = serde_json::to_value(
+            generator(Place::Node, "node-1", &[through], Duration::from_secs(900)).unwrap(),
+        )
+        .unwrap();
         let args = &pod["spec"]["containers"][0]["args"];
         assert_eq!((&args[11], &args[12]), (&json!("--host"), &json!("web.prove.hitless.invalid")));
     }

@@ -1,6 +1,6 @@
 //! What to prove, in which order of things, and against which clusters.
 
-use std::{fmt, future::Future, str::FromStr};
+use std::{fmt, future::Future, str::FromStr, time::Duration};
 
 use crate::error::ClusterError;
 
@@ -111,11 +111,32 @@ pub struct Options {
     pub rate_new: u32,
     /// Requests on kept-alive connections, per second, all paths together.
     pub rate_keep_alive: u32,
+    /// Requests to send at least, all scenarios together: each is carried out again until its part is sent.
+    pub requests: u64,
+}
+
+impl Options {
+    /// What one scenario sends at least.
+    pub(crate) fn requests_each(&self) -> u64 {
+        self.requests.div_ceil((self.scenarios.len() as u64).max(1))
+    }
+
+    /// Twice the time that the rates need for it.
+    pub(crate) fn requests_within(&self) -> Duration {
+        let rate = u64::from(self.rate_new) + u64::from(self.rate_keep_alive);
+        Duration::from_secs(2 * self.requests_each() / rate.max(1))
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { scenarios: Scenario::ALL.to_vec(), compare: false, rate_new: 300, rate_keep_alive: 200 }
+        Self {
+            scenarios: Scenario::ALL.to_vec(),
+            compare: false,
+            rate_new: 300,
+            rate_keep_alive: 200,
+            requests: 0,
+        }
     }
 }
 
@@ -143,6 +164,14 @@ impl Clusters for OneCluster {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_are_shared_among_the_scenarios() {
+        let options = Options { requests: 100_001, ..Options::default() };
+        assert_eq!(options.requests_each(), 25_001);
+        assert_eq!(options.requests_within(), Duration::from_secs(100));
+        assert_eq!(Options::default().requests_each(), 0);
+    }
 
     #[test]
     fn every_scenario_is_found_by_its_name() {

@@ -18,11 +18,12 @@ use crate::{
     space::{Space, ready_nodes},
     traffic::Traffic,
     undo::Undos,
+    withdrawal::Expectation,
 };
 
 /// Traffic flows so long before and after the action.
 const TRAFFIC_AROUND: Duration = Duration::from_secs(1);
-/// The bound of a whole scenario; each of its waits has one of its own, and this one bounds their sum.
+/// The bound of a scenario that is carried out once; each of its waits has one of its own, and this one bounds their sum.
 const SCENARIO_WITHIN: Duration = Duration::from_secs(600);
 const CLEAN_UP_WITHIN: Duration = Duration::from_secs(90);
 
@@ -85,11 +86,12 @@ async fn run_scenario(
     let (mut measured, space) = match Space::create(client.clone(), name).await {
         Err(error) => (failed(scenario, &error), None),
         Ok(space) => {
-            let body = timeout(SCENARIO_WITHIN, carry_out(&space, scenario, mode, options, &undos, progress));
+            let within = SCENARIO_WITHIN + options.requests_within();
+            let body = timeout(within, carry_out(&space, scenario, mode, options, &undos, progress));
             let measured = tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(ProveError::Cancelled),
-                done = body => done.unwrap_or_else(|_| Err(too_long(scenario))),
+                done = body => done.unwrap_or_else(|_| Err(too_long(scenario, within))),
             };
             (measured.unwrap_or_else(|error| failed(scenario, &error)), Some(space))
         }
@@ -116,9 +118,9 @@ async fn run_scenario(
     Ok(report::judge(measured, options))
 }
 
-fn too_long(scenario: Scenario) -> ProveError {
+fn too_long(scenario: Scenario, within: Duration) -> ProveError {
     let what = format!("the scenario {scenario}");
-    ProveError::TimedOut { what, seconds: SCENARIO_WITHIN.as_secs(), missing: "its end".to_owned() }
+    ProveError::TimedOut { what, seconds: within.as_secs(), missing: "its end".to_owned() }
 }
 
 /// A scenario that did not get as far as measuring.
@@ -152,7 +154,7 @@ async fn carry_out(
     sleep(TRAFFIC_AROUND).await;
     let started = Instant::now();
     let stage = Stage { space, plan: &plan, nodes: &nodes, undos, progress };
-    let acted = stage.act(scenario).await;
+    let acted = act(&stage, scenario, &traffic, options.requests_each()).await;
     let duration_s = started.elapsed().as_secs_f64();
     progress.step("last requests");
     sleep(TRAFFIC_AROUND).await;
@@ -166,6 +168,22 @@ async fn carry_out(
         Vec::new()
     });
     Ok(Measured { scenario, tally, stops, expectations, duration_s, problems })
+}
+
+/// Carries it out, again and again until so many requests have been sent.
+async fn act(
+    stage: &Stage<'_>,
+    scenario: Scenario,
+    traffic: &Traffic,
+    requests: u64,
+) -> Result<Vec<Expectation>, ProveError> {
+    let mut expectations = Vec::new();
+    loop {
+        expectations.extend(stage.act(scenario).await?);
+        if traffic.sent() >= requests {
+            return Ok(expectations);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -35,6 +35,8 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(20);
 const REOPEN_AFTER: Duration = Duration::from_millis(200);
 /// A generator that says nothing for this long (it speaks twice a second) is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(45);
+/// How long a scenario that is carried out once may need traffic.
+const TRAFFIC_WITHIN: Duration = Duration::from_secs(900);
 /// The usual port of the nodes' ingress.
 const INGRESS_PORT: u16 = 80;
 /// Nodes beyond these carry no generators.
@@ -82,6 +84,7 @@ impl Traffic {
         let nodes = nodes.get(..NODES_MAX).unwrap_or(nodes);
         // Each way shares the rate with the others, and each node's generator with the other nodes'.
         let sharers = u32::try_from(nodes.len() * ROUTES.len()).unwrap_or(1).max(1);
+        let lives = TRAFFIC_WITHIN + options.requests_within();
         let mut traffic = Self {
             pods: space.api(),
             names: Vec::new(),
@@ -99,7 +102,7 @@ impl Traffic {
                     let host = (path.route.to == Target::Ingress).then(|| manifests::host(app, &space.name));
                     streams.push(Stream { path, target, host, rate: rate.div_ceil(sharers).max(1) });
                 }
-                let pod = manifests::generator(place, node, &streams)?;
+                let pod = manifests::generator(place, node, &streams, lives)?;
                 let name = manifests::generator_name(place, node);
                 space.create_object(&format!("pod {name}"), &pod).await?;
                 for stream in &streams {
@@ -146,6 +149,11 @@ impl Traffic {
                 Err(panic) => Err(ProveError::Generator { generator: "of this run".to_owned(), said: format!(": {panic}") }),
             },
         }
+    }
+
+    /// Requests sent so far, as far as the generators have told (they do twice a second).
+    pub fn sent(&self) -> u64 {
+        lock(&self.tally).total().sent
     }
 
     /// Stops the generators, waits for their summaries and gives what they counted, and what is missing.

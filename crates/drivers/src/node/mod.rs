@@ -9,6 +9,7 @@ pub mod clean;
 pub mod config;
 pub mod containerd;
 pub mod egress;
+pub mod floor;
 pub mod import;
 pub mod links;
 mod machine;

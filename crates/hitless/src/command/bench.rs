@@ -1,5 +1,7 @@
 //! `hitless bench`: the figures of BENCHMARKS.md that want a cluster of its own.
 
+mod pods;
+
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
@@ -25,6 +27,7 @@ pub async fn bench(asked: &Bench) -> Result<ExitCode> {
     let mut own = Own::new(OWN_CLUSTER, &asked.data_dir);
     let result = match asked.what {
         Figure::Withdrawal => withdrawal(&mut own).await,
+        Figure::Pods => pods::pods(&mut own).await,
         Figure::Up => up(&mut own).await,
         Figure::Idle => idle(&mut own).await,
     };
@@ -39,8 +42,11 @@ async fn withdrawal(own: &mut Own) -> Result<()> {
             eprintln!("{n} of {DELETIONS} deletions");
         }
     };
+    let before = Ticks::read();
     let result = hitless_prove::bench_withdrawal(client, DELETIONS, told).await?;
+    let stolen = Ticks::read().stolen_since(&before) * 100.0;
     say(&result.to_string());
+    say(&format!("  (meanwhile the machine's host gave {stolen:.1} % of the processors' time to others)"));
     Ok(())
 }
 
@@ -101,6 +107,32 @@ fn pids(cluster: &Cluster) -> Result<Vec<i32>> {
     Ok(pids)
 }
 
+/// What all processors did since the start, in clock ticks: how far a figure is the machine's own tells how much of it was taken.
+#[derive(Default)]
+struct Ticks {
+    all: u64,
+    stolen: u64,
+}
+
+impl Ticks {
+    fn read() -> Self {
+        Self::of(&std::fs::read_to_string("/proc/stat").unwrap_or_default())
+    }
+
+    /// From the first line: `cpu  USER NICE SYSTEM IDLE IOWAIT IRQ SOFTIRQ STEAL GUEST GUEST_NICE`, guests being part of users.
+    fn of(text: &str) -> Self {
+        let fields = text.lines().next().unwrap_or_default().split_whitespace().skip(1);
+        let ticks: Vec<u64> = fields.take(8).filter_map(|field| field.parse().ok()).collect();
+        Self { all: ticks.iter().sum(), stolen: ticks.get(7).copied().unwrap_or_default() }
+    }
+
+    /// The part of the time since then that the host took.
+    fn stolen_since(&self, before: &Self) -> f64 {
+        let all = self.all.saturating_sub(before.all).max(1);
+        self.stolen.saturating_sub(before.stolen) as f64 / all as f64
+    }
+}
+
 /// User and system time of a process, in clock ticks.
 fn cpu_ticks(pid: i32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -119,4 +151,17 @@ fn memory_kib(pid: i32, what: &str) -> u64 {
 
 fn mib(kib: u64) -> String {
     format!("{:.1}", kib as f64 / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stolen_time_is_a_part_of_all() {
+        let before = Ticks::of("cpu  100 0 50 800 10 0 5 35 0 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n");
+        let after = Ticks::of("cpu  150 0 60 820 10 0 5 55 7 0\n");
+        assert!((after.stolen_since(&before) - 0.2).abs() < 1e-9);
+        assert_eq!(Ticks::of("").stolen_since(&Ticks::default()), 0.0);
+    }
 }

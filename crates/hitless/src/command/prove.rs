@@ -3,6 +3,7 @@
 use std::{io::IsTerminal, path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::{Context, Result};
+use hitless_drivers::node::{clean, plan::ClusterPlan, slots};
 use hitless_prove::{ClusterError, Clusters, Mode, OneCluster, Options, Report, Terminal};
 use kube::Client;
 use tokio_util::sync::CancellationToken;
@@ -52,6 +53,16 @@ impl Own {
         self.end().await.map(drop)
     }
 
+    /// Ends the one that runs and does `work` with the plan of its nodes, of which nothing is up. What it brings up is taken away again.
+    pub async fn bare<T>(&mut self, work: impl AsyncFnOnce(&ClusterPlan) -> Result<T>) -> Result<T> {
+        let _claim = self.end().await?;
+        let (name, paths) = (&self.wanted.name, &self.wanted.paths);
+        let plan = slots::claim(name, self.wanted.nodes, None, paths).await?;
+        let result = work(&plan).await;
+        clean::sweep(name, paths).await?;
+        result
+    }
+
     /// The same; and nobody else can begin one of this name until the claim is given back.
     async fn end(&mut self) -> Result<Claim> {
         checks::root()?;
@@ -59,7 +70,7 @@ impl Own {
             cluster.stop(STOP_GRACE, &Quiet).await?;
         }
         let claim = Claim::take(&self.wanted.name, &self.wanted.paths)?;
-        hitless_drivers::node::clean::sweep(&self.wanted.name, &self.wanted.paths).await?;
+        clean::sweep(&self.wanted.name, &self.wanted.paths).await?;
         Ok(claim)
     }
 }
@@ -83,6 +94,7 @@ pub async fn prove(asked: &Prove) -> Result<ExitCode> {
         compare: asked.compare,
         rate_new: asked.rate_new,
         rate_keep_alive: asked.rate_keep_alive,
+        requests: asked.requests,
         ..Options::default()
     };
     if !asked.scenarios.is_empty() {
