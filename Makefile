@@ -23,7 +23,7 @@ lint: deps ## formatting, lints, floors
 	$(CARGO) xtask tidy
 
 test: ## everything that CI runs: lints, unit and property tests, real containerd and nftables, stock kubectl (as root)
-	@tools/deps.sh --with-kubectl
+	@tools/deps.sh --for-tests
 	$(MAKE) --no-print-directory lint
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace

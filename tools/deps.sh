@@ -33,7 +33,14 @@ if [ -n "$missing" ]; then
     apt-get install -y -qq --no-install-recommends $missing >/dev/null
 fi
 
-if [ "${1:-}" = "--with-kubectl" ] && ! command -v kubectl >/dev/null 2>&1; then
+if [ "${1:-}" = "--for-tests" ] && ! [ -x /usr/bin/docker-registry ]; then
+    echo "installing docker-registry"   # what the tests pull images from
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends docker-registry >/dev/null
+fi
+
+if [ "${1:-}" = "--for-tests" ] && ! command -v kubectl >/dev/null 2>&1; then
     echo "installing kubectl"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
