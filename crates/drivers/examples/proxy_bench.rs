@@ -128,7 +128,7 @@ fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "`unshare` is unsafe by its contract")]
 fn own_network_namespace() -> std::io::Result<()> {
     // SAFETY: called first of all, while there is one thread and no socket; only the network namespace changes.
     match unsafe { libc::unshare(libc::CLONE_NEWNET) } {

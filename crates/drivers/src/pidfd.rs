@@ -2,7 +2,7 @@
 //!
 //! It also tells of the end of a process that is not a child: of a container, or of an agent that outlived its parent.
 
-#![allow(unsafe_code)] // two calls that are unsafe by their contract only; see there
+#![allow(unsafe_code, reason = "two calls that are unsafe by their contract only; see there")]
 
 use std::{
     io,

@@ -213,8 +213,6 @@ fn pairs(space: &Space) -> Vec<Vec<Arc<Pod>>> {
 }
 
 fn expectation(pod: &Pod, lag_ms: u64) -> Expectation {
-    // Lags are far below the precision of a double.
-    #[allow(clippy::cast_precision_loss)]
     let ms = |ms: u64| ms as f64;
     Expectation {
         uid: uid(pod),

@@ -138,7 +138,6 @@ impl Tally {
         for (us, count) in self.of(Some(path)).flat_map(|generator| &generator.latencies) {
             merged.record_n(*us, *count).ok()?;
         }
-        #[allow(clippy::cast_precision_loss)]
         (!merged.is_empty()).then(|| merged.value_at_quantile(quantile) as f64 / 1000.0)
     }
 

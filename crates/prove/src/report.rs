@@ -201,7 +201,6 @@ fn requests_min(path: Path, duration_s: f64, options: &Options) -> u64 {
     let ways = u32::try_from(ROUTES.len()).unwrap_or(u32::MAX);
     let expected = f64::from(rate) / f64::from(ways) * duration_s;
     // In range: a rate is at most 32 bits and a scenario at most minutes long.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let half = (expected / 2.0) as u64;
     half.max(20)
 }

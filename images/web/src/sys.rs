@@ -3,7 +3,7 @@
 //!
 //! Linux with 64-bit longs only, like the images themselves. This is the program's only unsafe code; each block says
 //! why it is sound.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "system calls")]
 
 use std::{
     ffi::{c_int, c_long, c_short, c_uint, c_ulong, c_void},

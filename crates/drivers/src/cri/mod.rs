@@ -24,19 +24,19 @@ use tonic::{
 use processes::Processes;
 
 /// Generated from `proto/cri.proto`.
-#[allow(missing_docs, clippy::all, clippy::pedantic)]
+#[allow(missing_docs, clippy::all, clippy::allow_attributes_without_reason, reason = "generated")]
 mod proto {
     tonic::include_proto!("runtime.v1");
 }
 
 /// Generated from `proto/events.proto`.
-#[allow(missing_docs, clippy::all, clippy::pedantic)]
+#[allow(missing_docs, clippy::all, clippy::allow_attributes_without_reason, reason = "generated")]
 mod event_proto {
     tonic::include_proto!("containerd.services.events.v1");
 }
 
 /// Generated from `proto/images.proto`.
-#[allow(missing_docs, clippy::all, clippy::pedantic)]
+#[allow(missing_docs, clippy::all, clippy::allow_attributes_without_reason, reason = "generated")]
 mod image_proto {
     tonic::include_proto!("containerd.services.images.v1");
 }

@@ -3,7 +3,7 @@
 //! A namespace is entered by a thread and stays with it, so every piece of work inside one gets a thread of its own that ends with
 //! it; threads of the pool are never moved.
 
-#![allow(unsafe_code)] // `unshare`, see `create`
+#![allow(unsafe_code, reason = "`unshare`, see `create`")]
 
 use std::{
     fs::{self, File},

@@ -3,7 +3,7 @@
 //!
 //! What must hold: only threads that mostly sleep are preferred, and nothing that they start inherits it.
 
-#![allow(unsafe_code)] // one system call that libc does not wrap; see `set`
+#![allow(unsafe_code, reason = "one system call that libc does not wrap; see `set`")]
 
 use std::io;
 

@@ -4,7 +4,7 @@
 //! session of its own and no parent-death signal. It is remembered by pid, start time and boot, so a stale file never
 //! names a stranger.
 
-#![allow(unsafe_code)] // `pre_exec`, see `Launch::spawn`
+#![allow(unsafe_code, reason = "`pre_exec`, see `Launch::spawn`")]
 
 use std::{
     ffi::OsString,

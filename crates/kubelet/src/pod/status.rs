@@ -51,7 +51,8 @@ pub fn build(pod: &Pod, memory: &Memory, view: &View<'_>, since: &mut Since) -> 
     };
     let main = of(Some(&spec.containers), false);
     let init = of(spec.init_containers.as_deref(), true);
-    let conditions = conditions(pod, spec, memory, view, phase, &main, &init, since);
+    let said = conditions(pod, spec, memory, view, phase, &main, &init);
+    let conditions = dated(said, pod.metadata.generation, view.now, since);
     let (reason, message) = match &memory.failed {
         Some((reason, message)) => (Some((*reason).to_owned()), Some(message.clone())),
         None => (None, None),
@@ -274,7 +275,7 @@ fn bracketed(names: &[&str]) -> String {
     format!("[{}]", names.join(" "))
 }
 
-#[allow(clippy::too_many_arguments)]
+/// What is to be said of the Pod, in the order in which it is shown.
 fn conditions(
     pod: &Pod,
     spec: &PodSpec,
@@ -283,8 +284,7 @@ fn conditions(
     phase: &str,
     main: &[ContainerStatus],
     init: &[ContainerStatus],
-    since: &mut Since,
-) -> Vec<PodCondition> {
+) -> [Said; 5] {
     let has_address = memory.sandbox_up() && !view.addresses.pod_ips.is_empty();
     let ready_to_start = if has_address {
         Said::yes("PodReadyToStartContainers")
@@ -302,12 +302,16 @@ fn conditions(
         ready = Said::no("Ready", "PodTerminating", message);
     }
     [ready_to_start, initialized, ready, containers_ready, Said::yes("PodScheduled")]
-        .into_iter()
+}
+
+/// Each with the time since when it has been said.
+fn dated(said: [Said; 5], generation: Option<i64>, now: Timestamp, since: &mut Since) -> Vec<PodCondition> {
+    said.into_iter()
         .map(|said| {
             let status = if said.ok { "True" } else { "False" };
-            let entry = since.entry(said.type_.to_owned()).or_insert_with(|| (status.to_owned(), view.now));
+            let entry = since.entry(said.type_.to_owned()).or_insert_with(|| (status.to_owned(), now));
             if entry.0 != status {
-                *entry = (status.to_owned(), view.now);
+                *entry = (status.to_owned(), now);
             }
             PodCondition {
                 type_: said.type_.to_owned(),
@@ -315,7 +319,7 @@ fn conditions(
                 reason: said.reason.map(str::to_owned),
                 message: said.message,
                 last_transition_time: Some(Time(entry.1)),
-                observed_generation: pod.metadata.generation,
+                observed_generation: generation,
                 ..PodCondition::default()
             }
         })

@@ -106,7 +106,7 @@ impl Drop for Namespace {
     }
 }
 
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "`unshare` is unsafe by its contract")]
 fn leave_network_namespace() -> io::Result<()> {
     // SAFETY: only the network namespace of the calling thread changes, which has opened no file or socket yet; memory and files stay shared.
     match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
