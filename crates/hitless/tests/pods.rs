@@ -140,7 +140,8 @@ fn what_came_in_before_is_answered(space: &Space) {
     let ask = |ms: u32| traffic::get_path(&space.home.name, "node-1", &target, &format!("/slow?ms={ms}"));
     let log = || space.kubectl.ok(&["logs", "slow"]);
     std::thread::scope(|scope| {
-        let answer = scope.spawn(|| ask(600));
+        // Long enough for kubectl and the withdrawal on a machine that is slow, and shorter than anybody's patience.
+        let answer = scope.spawn(|| ask(1400));
         std::thread::sleep(Duration::from_millis(200));
         space.kubectl.ok(&["delete", "pod", "slow", "--wait=false"]);
         assert_eq!(answer.join().unwrap().as_deref(), Ok("slow"), "{}", log());
