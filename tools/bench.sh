@@ -6,8 +6,9 @@ echo "== up"; "$bin" bench up
 echo "== idle"; "$bin" bench idle
 echo "== withdrawal"; "$bin" bench withdrawal
 echo "== pods"; "$bin" bench pods
+echo "== 100,000 requests"; "$bin" prove --requests 100000
 echo "== every scenario, with both comparisons"; "$bin" prove --compare
-for example in store:store_bench termination:ledger_bench types:managed_bench apiserver:figures drivers:proxy_bench \
+for example in store:store_bench termination:ledger_bench types:managed_bench apiserver:figures drivers:proxy_bench dataplane:dns_bench \
     drivers:node_floor; do
     crate=${example%%:*}; name=${example##*:}
     echo "== $name"; cargo run --release --quiet --package "hitless-$crate" --example "$name"

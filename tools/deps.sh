@@ -19,6 +19,9 @@ need iptables iptables  # for the CNI plugins
 need nft nftables
 need mold mold          # the linker of .cargo/config.toml
 need cc gcc
+if [ "${1:-}" = "--for-tests" ]; then
+    need docker-registry docker-registry   # the tests pull images from it
+fi
 
 if [ -n "$missing" ]; then
     if [ "$(id -u)" != 0 ]; then
@@ -31,13 +34,6 @@ if [ -n "$missing" ]; then
     # The services that come with the packages stay as they are: Hitless starts a containerd of its own for each node.
     # shellcheck disable=SC2086
     apt-get install -y -qq --no-install-recommends $missing >/dev/null
-fi
-
-if [ "${1:-}" = "--for-tests" ] && ! [ -x /usr/bin/docker-registry ]; then
-    echo "installing docker-registry"   # what the tests pull images from
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq
-    apt-get install -y -qq --no-install-recommends docker-registry >/dev/null
 fi
 
 if [ "${1:-}" = "--for-tests" ] && ! command -v kubectl >/dev/null 2>&1; then
