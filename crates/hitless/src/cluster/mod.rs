@@ -35,6 +35,7 @@ use crate::{
 pub use agents::AgentConfig;
 pub use claim::Claim;
 pub use files::{Files, RUN_DIR, forget_objects};
+pub use parts::archive;
 
 /// How long both nodes may take to be Ready.
 const READY_BOUND: Duration = Duration::from_secs(60);

@@ -10,6 +10,7 @@ use hitless_drivers::node::{
 };
 
 use crate::{
+    cluster::archive,
     command::prove::Own,
     steps::{say, shown},
 };
@@ -52,10 +53,7 @@ async fn direct(plan: &ClusterPlan) -> Result<Vec<Vec<Duration>>> {
     node::prepare(plan, &programs, &cgroups).await?;
     let nodes = try_join_all(plan.nodes.iter().map(|node| node::bring_up(node, &programs, &cgroups))).await?;
     let archives = hitless_images::archives()?;
-    let archives: Vec<_> = archives
-        .iter()
-        .map(|archive| import::Archive { reference: archive.reference, id: &archive.id, tar: &archive.tar })
-        .collect();
+    let archives: Vec<_> = archives.iter().map(archive).collect();
     for node in &nodes {
         import::import(&node.plan, &programs, &node.runtime, &archives).await?;
     }
